@@ -1,0 +1,3 @@
+.PHONY: demo test check format down
+demo test check format down:
+	./ops $@

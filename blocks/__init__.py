@@ -1,0 +1,1 @@
+"""Blocks: the outside. Configuration, credentials and connections; they speak primitives."""

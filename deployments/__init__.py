@@ -1,0 +1,1 @@
+"""Deployments: everything a person runs to stand the system up."""

@@ -1,0 +1,1 @@
+"""Tasks: what is done, one room per subject."""

@@ -1,0 +1,1 @@
+"""The vault's own schema: numbered migrations and the migrator that applies them."""
