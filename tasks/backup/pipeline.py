@@ -1,0 +1,255 @@
+"""The one pass from a source to a store: compress, encrypt, hash, write; constant memory, no temporary file."""
+
+import hashlib
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar
+
+import zstandard
+
+from tasks import age
+from tasks.backup.models import PART_BYTES, StoredObject, StoredPart
+from tasks.backup.ports import KeyHolder, ObjectStore
+from tasks.errors import Damaged
+
+T = TypeVar("T")
+OnBytes = Callable[[int], None]
+Role = Literal["dump", "globals", "base", "tablespace", "backup_manifest", "inventory"]
+
+_PATIENCE_SECONDS = 0.2
+_PARTING_SECONDS = 2.0
+_END = object()
+_CUT_SHORT = "the compressed stream ends too early; restore from another backup"
+
+
+class _Failure(NamedTuple):
+    error: BaseException
+
+
+def prefetch(items: Iterable[T], depth: int = 8) -> Iterator[T]:
+    """Yield the same items, produced by a thread of their own, at most `depth` ahead.
+
+    The thread ends with its source: whoever leaves early ends the source as well.
+    """
+    waiting: queue.Queue[object] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def offer(item: object) -> bool:
+        while not stop.is_set():
+            with suppress(queue.Full):
+                waiting.put(item, timeout=_PATIENCE_SECONDS)
+                return True
+        return False
+
+    def produce() -> None:
+        try:
+            for item in items:
+                if not offer(item):
+                    return
+            offer(_END)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the consumer raises it
+            offer(_Failure(error))
+        finally:
+            _close(items)
+
+    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not _END:
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join(_PARTING_SECONDS)
+
+
+def _close(items: Iterable[object]) -> None:
+    # A stage closes what it reads from, in its own thread, so that a whole chain ends at once.
+    if isinstance(items, Generator):
+        items.close()
+
+
+def counted(chunks: Iterable[bytes], on_bytes: OnBytes) -> Iterator[bytes]:
+    """Yield the same chunks and report the length of each."""
+    try:
+        for chunk in chunks:
+            on_bytes(len(chunk))
+            yield chunk
+    finally:
+        _close(chunks)
+
+
+def compress(chunks: Iterable[bytes], level: int, threads: int) -> Iterator[bytes]:
+    """Yield one zstd frame, with its checksum, of all chunks."""
+    compressor = zstandard.ZstdCompressor(
+        level=level, threads=threads, write_checksum=True
+    ).compressobj()
+    try:
+        for chunk in chunks:
+            if compressed := compressor.compress(chunk):
+                yield compressed
+        yield compressor.flush()
+    finally:
+        _close(chunks)
+
+
+def encrypt(chunks: Iterable[bytes], file_key: bytes) -> Iterator[bytes]:
+    """Yield the age payload of all chunks."""
+    try:
+        yield from age.encrypt_stream(chunks, file_key)
+    finally:
+        _close(chunks)
+
+
+def decompress(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield what zstd frames hold; Damaged when they are cut short or broken."""
+    decompressor = zstandard.ZstdDecompressor().decompressobj()
+    try:
+        for chunk in chunks:
+            if plain := decompressor.decompress(chunk):
+                yield plain
+        if decompressor.unused_data or not decompressor.eof:
+            raise Damaged(_CUT_SHORT)
+    except zstandard.ZstdError as error:
+        message = f"the compressed stream is broken ({error}); restore from another backup"
+        raise Damaged(message) from error
+
+
+def cut(chunks: Iterable[bytes], size: int) -> Iterator[memoryview]:
+    """Yield parts of exactly `size` bytes, the last one shorter; a part is valid until the next one is asked for."""
+    buffer = memoryview(bytearray(size))
+    filled = 0
+    for chunk in chunks:
+        rest = memoryview(chunk)
+        while rest:
+            taken = min(len(rest), size - filled)
+            buffer[filled : filled + taken] = rest[:taken]
+            filled, rest = filled + taken, rest[taken:]
+            if filled == size:
+                yield buffer
+                filled = 0
+    if filled:
+        yield buffer[:filled]
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where the objects of one backup go, and under whose keys."""
+
+    store: ObjectStore
+    keyring: KeyHolder
+    prefix: str
+    on_stored: OnBytes = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What an object is, before it is stored."""
+
+    name: str
+    role: Role
+    tablespace_oid: int | None = None
+    tablespace_path: str | None = None
+
+
+def payload_key(prefix: str, name: str) -> str:
+    """Return the key of an object's encrypted payload."""
+    return f"{prefix}/{name}.age.payload"
+
+
+def header_key(prefix: str, name: str) -> str:
+    """Return the key of an object's age header; header and payload in a row are an age file."""
+    return f"{prefix}/{name}.age.header"
+
+
+def store_object(
+    to: Destination, described: Described, chunks: Iterable[bytes], source_bytes: Callable[[], int | None]
+) -> StoredObject:
+    """Encrypt and store one object, create-only; return what the manifest says of it."""
+    file_key = age.new_file_key()
+    header = age.seal_header(file_key, to.keyring.wrap(file_key).stanzas)
+    parts = _write_parts(to, payload_key(to.prefix, described.name), chunks, file_key)
+    to.store.put(header_key(to.prefix, described.name), header)
+    return StoredObject(
+        name=described.name,
+        role=described.role,
+        size_bytes=sum(part.size_bytes for part in parts.parts),
+        sha256=parts.sha256,
+        parts=parts.parts,
+        source_bytes=source_bytes(),
+        age_header=header.decode("ascii"),
+        tablespace_oid=described.tablespace_oid,
+        tablespace_path=described.tablespace_path,
+    )
+
+
+class _Written(NamedTuple):
+    sha256: str
+    parts: tuple[StoredPart, ...]
+
+
+def _write_parts(to: Destination, key: str, chunks: Iterable[bytes], file_key: bytes) -> _Written:
+    whole = hashlib.sha256()
+    parts: list[StoredPart] = []
+    encrypted = prefetch(encrypt(chunks, file_key))
+    with to.store.create(key) as writer, closing(encrypted):  # type: ignore[type-var]
+        for part in cut(encrypted, PART_BYTES):
+            whole.update(part)
+            parts.append(StoredPart(size_bytes=len(part), sha256=hashlib.sha256(part).hexdigest()))
+            writer.write(part)
+            to.on_stored(len(part))
+        writer.commit()
+    return _Written(whole.hexdigest(), tuple(parts))
+
+
+def read_parts(store: ObjectStore, prefix: str, item: StoredObject, on_bytes: OnBytes) -> Iterator[bytes]:
+    """Yield an object's parts as they lie in the store, each checked against its SHA-256 first."""
+    key = payload_key(prefix, item.name)
+    stream = _Exactly(store.read(key))
+    for number, part in enumerate(item.parts, start=1):
+        data = stream.take(part.size_bytes)
+        if len(data) != part.size_bytes:
+            message = f"{key} is cut short in part {number} of {len(item.parts)}; this copy is lost, use another backup"
+            raise Damaged(message)
+        if hashlib.sha256(data).hexdigest() != part.sha256:
+            message = f"{key} is damaged in part {number} of {len(item.parts)} (SHA-256 differs); this copy is lost, use another backup"
+            raise Damaged(message)
+        on_bytes(len(data))
+        yield data
+    if stream.take(1):
+        message = f"{key} is longer than its manifest says; this copy was changed, use another backup"
+        raise Damaged(message)
+
+
+def open_object(
+    store: ObjectStore, keyring: KeyHolder, prefix: str, item: StoredObject, on_bytes: OnBytes = lambda _: None
+) -> Iterator[bytes]:
+    """Yield an object's content: checked, decrypted and decompressed."""
+    header = age.parse_header(item.age_header.encode("ascii"))
+    file_key = keyring.unwrap(header.stanzas)
+    header.check(file_key)
+    checked = prefetch(read_parts(store, prefix, item, on_bytes), depth=2)
+    return prefetch(decompress(age.decrypt_stream(checked, file_key)))
+
+
+class _Exactly:
+    """Reads exact lengths from an iterator of chunks."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._kept = bytearray()
+
+    def take(self, size: int) -> bytes:
+        """Return the next `size` bytes, fewer only at the end."""
+        while len(self._kept) < size:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                break
+            self._kept += chunk
+        taken = bytes(self._kept[:size])
+        del self._kept[:size]
+        return taken

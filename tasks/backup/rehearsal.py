@@ -1,0 +1,262 @@
+"""The rehearsal of a restore: a backup becomes a running scratch server, and is looked at from every side."""
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tasks import connection, processes
+from tasks.backup import capture, comparison, inventory
+from tasks.backup.capture import Order
+from tasks.backup.inventory import Inventory
+from tasks.backup.manifest import check_listing
+from tasks.backup.models import BackupKind, Outcome, Rung
+from tasks.backup.pipeline import read_parts
+from tasks.backup.progress import Progress
+from tasks.backup.restore import (
+    Limits,
+    OpenBackup,
+    extract,
+    restore_dump,
+    restore_globals,
+    settle,
+    verify_files,
+)
+from tasks.errors import Damaged, OneVaultError
+from tasks.private_cluster import PrivateCluster
+from tasks.programs import Installation, client_tools, server_programs
+from tasks.scratch import scratch_folder
+
+_SHOWN_ERRORS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """How a restore is rehearsed, and where."""
+
+    scratch: Path
+    jobs: int = max(2, os.cpu_count() or 2)
+    heap_all_indexed: bool = False
+    timeout_seconds: float = 4 * 3600.0
+
+    @property
+    def limits(self) -> Limits:
+        """Return the time limits of the restore's programs."""
+        return Limits(self.timeout_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchServer:
+    """A running scratch cluster, seen as a server."""
+
+    cluster: PrivateCluster
+    database: str
+
+    def connect(self, database: str | None = None) -> "psycopg.Connection[Any]":
+        """Open a connection without time limits."""
+        return connection.connect(
+            self.cluster.conninfo(database or self.database), statement_timeout_ms=0, lock_timeout_ms=0
+        )
+
+    def replication_connection(self) -> "psycopg.Connection[Any]":
+        """Open a connection that speaks the replication protocol."""
+        return connection.connect(self.cluster.conninfo(), replication=True)
+
+    def libpq_environment(self, passfile: Path) -> dict[str, str]:
+        """Return the PG* variables for client programs; there is no password to this server."""
+        parts = psycopg.conninfo.conninfo_to_dict(self.cluster.conninfo())
+        return {
+            "PGHOST": str(parts["host"]),
+            "PGPORT": str(parts["port"]),
+            "PGUSER": str(parts["user"]),
+            "PGPASSFILE": str(passfile),
+        }
+
+    def write_passfile(self, path: Path) -> None:
+        """Write an empty password file."""
+        path.touch(mode=0o600)
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore led to: a running server or the reasons why there is none."""
+
+    rung: Rung
+    server: ScratchServer | None
+    seconds: float | None
+
+
+def reread(backup: OpenBackup, progress: Progress) -> tuple[Rung, int]:
+    """Read every stored byte again, compare it with the signed manifest and open it; return the rung and the bytes."""
+    started = time.monotonic()
+    manifest = backup.manifest
+    progress.expect(manifest.stored_bytes)
+    try:
+        check_listing(backup.store, backup.prefix, manifest)
+        for item in manifest.objects:
+            if item.role in ("dump", "base", "tablespace"):
+                for part in read_parts(backup.store, backup.prefix, item, progress.add):
+                    del part
+            else:
+                for _ in backup.content(item, progress.add):
+                    pass
+    except OneVaultError as error:
+        return Rung(Outcome.FAIL, str(error), time.monotonic() - started), 0
+    progress.finish()
+    parts = sum(len(item.parts) for item in manifest.objects)
+    summary = f"{len(manifest.objects)} objects, {parts} parts, {manifest.stored_bytes:,} bytes: every SHA-256 equals the signed manifest"
+    return Rung(Outcome.PASS, summary, time.monotonic() - started), manifest.stored_bytes
+
+
+@contextmanager
+def restored(backup: OpenBackup, plan: Rehearsal, progress: Progress) -> Iterator[Restored]:
+    """Restore a backup into a scratch cluster of its own major version, for the time of a block."""
+    manifest = backup.manifest
+    installation = server_programs(manifest.server.major)
+    progress.expect(manifest.stored_bytes)
+    with scratch_folder(plan.scratch) as folder:
+        cluster = PrivateCluster(folder / "restored", installation, superuser=manifest.server.superuser)
+        started = time.monotonic()
+        restore = _restore_dump if manifest.kind is BackupKind.LOGICAL else _restore_files
+        try:
+            try:
+                rung = restore(backup, cluster, plan, progress)
+                seconds = time.monotonic() - started
+            except OneVaultError as error:
+                rung = Rung(Outcome.FAIL, str(error), time.monotonic() - started)
+                yield Restored(rung, None, None)
+                return
+            progress.finish()
+            yield Restored(rung, ScratchServer(cluster, manifest.server.database or "postgres"), seconds)
+        finally:
+            cluster.stop("immediate")
+
+
+def compare_with_source(backup: OpenBackup, server: ScratchServer, plan: Rehearsal) -> Rung:
+    """Compare the restored server with what the source held: schema, rows, content, sequences, roles."""
+    started = time.monotonic()
+    manifest = backup.manifest
+    source = backup.inventory()
+    depth = "counts" if _only_counted(source) else "content"
+    order = Order(manifest.backup_id, manifest.server.database, depth=depth, jobs=plan.jobs)  # type: ignore[arg-type]
+    # The same pg_dump that read the source's schema, so that its way of writing is the same.
+    tools = client_tools(manifest.server.major)
+    found = _inventory(server, tools, order, manifest.kind)
+    rung = comparison.compare(source, found, manifest.kind)
+    return Rung(rung.outcome, rung.summary, time.monotonic() - started, rung.findings)
+
+
+def check_structure(backup: OpenBackup, server: ScratchServer, plan: Rehearsal) -> Rung:
+    """Check every table and index with pg_amcheck and, after a clean stop, every data checksum."""
+    started = time.monotonic()
+    said: list[str] = []
+    findings = _amcheck(server, plan, said)
+    if backup.manifest.kind is BackupKind.PHYSICAL:
+        findings += _page_checksums(server.cluster, backup.manifest.server.data_checksums, plan, said)
+    seconds = time.monotonic() - started
+    if findings:
+        summary = f"{len(findings)} structural errors: {findings[0]}"
+        return Rung(Outcome.FAIL, summary, seconds, tuple(findings[:_SHOWN_ERRORS]))
+    skipped = any("not " in sentence for sentence in said)
+    return Rung(Outcome.PARTIAL if skipped else Outcome.PASS, "; ".join(said), seconds)
+
+
+def _restore_dump(backup: OpenBackup, cluster: PrivateCluster, plan: Rehearsal, progress: Progress) -> Rung:
+    started = time.monotonic()
+    cluster.create()
+    cluster.start(
+        {
+            "allow_in_place_tablespaces": "on",
+            "maintenance_work_mem": "256MB",
+            "max_parallel_maintenance_workers": str(plan.jobs),
+            "max_worker_processes": str(2 * plan.jobs + 8),
+            "max_wal_size": "64GB",
+        }
+    )
+    tools = cluster.installation
+    server = ScratchServer(cluster, "postgres")
+    environment = server.libpq_environment(Path(os.devnull))
+    errors = restore_globals(backup, tools, environment | {"PGDATABASE": "postgres"}, plan.limits, scratch=True)
+    arguments = ["--create", "--clean", "--if-exists", "--dbname=template1"]
+    errors += restore_dump(backup, tools, environment, arguments, plan.limits, progress.add)
+    seconds = time.monotonic() - started
+    if errors:
+        summary = f"pg_restore and psql reported {len(errors)} errors: {errors[0]}"
+        return Rung(Outcome.FAIL, summary, seconds, tuple(errors[:_SHOWN_ERRORS]))
+    return Rung(Outcome.PASS, f"restored into a scratch server in {seconds:.1f} s without an error", seconds)
+
+
+def _restore_files(backup: OpenBackup, cluster: PrivateCluster, plan: Rehearsal, progress: Progress) -> Rung:
+    started = time.monotonic()
+    cluster.directory.mkdir(mode=0o755, exist_ok=True)
+    cluster.directory.chmod(0o755)
+    extract(backup, cluster.data, cluster.account, plan.limits, progress.add)
+    verify_files(cluster.installation, cluster.data, cluster.account, plan.limits)
+    settle(cluster.data)
+    cluster.adopt()
+    settings = {"max_prepared_transactions": _prepared_transactions(cluster)}
+    cluster.start(settings, ready_seconds=plan.timeout_seconds)
+    seconds = time.monotonic() - started
+    summary = f"pg_verifybackup accepted every file; the server recovered and answered after {seconds:.1f} s"
+    return Rung(Outcome.PASS, summary, seconds)
+
+
+def _prepared_transactions(cluster: PrivateCluster) -> str:
+    finished = processes.run(
+        [cluster.installation.program("pg_controldata"), cluster.data],
+        timeout_seconds=60,
+        account=cluster.account,
+    )
+    found = re.search(r"^max_prepared_xacts setting: +(\d+)$", finished.text, re.MULTILINE)
+    return found[1] if found else "0"
+
+
+def _inventory(server: ScratchServer, tools: Installation, order: Order, kind: BackupKind) -> Inventory:
+    if kind is BackupKind.PHYSICAL:
+        return capture.take_inventory(server, tools, order)
+    return capture.take_one_database(server, tools, order)
+
+
+def _only_counted(source: Inventory) -> bool:
+    return all(table.method == "count" for database in source.databases for table in database.tables)
+
+
+def _amcheck(server: ScratchServer, plan: Rehearsal, said: list[str]) -> list[str]:
+    with server.connect("postgres") as admin:
+        available = admin.execute("SELECT FROM pg_available_extensions WHERE name = 'amcheck'").fetchone()
+    if available is None:
+        said.append("pg_amcheck was not run: the amcheck extension is not installed here (install PostgreSQL's contrib package)")
+        return []
+    tools = server.cluster.installation
+    argv = [tools.program("pg_amcheck"), "--all", "--install-missing", "--no-password", f"--jobs={plan.jobs}"]
+    if plan.heap_all_indexed:
+        argv.append("--heapallindexed")
+    environment = server.libpq_environment(Path(os.devnull))
+    finished = processes.run(argv, env=environment, timeout_seconds=plan.timeout_seconds, check=False)
+    if finished.returncode == 0:
+        said.append("pg_amcheck found no fault in any table or index")
+        return []
+    lines = [line for line in (*finished.text.splitlines(), *finished.lines) if line.strip()]
+    return [f"pg_amcheck: {line.strip()}" for line in lines] or ["pg_amcheck failed and said nothing"]
+
+
+def _page_checksums(cluster: PrivateCluster, enabled: bool, plan: Rehearsal, said: list[str]) -> list[str]:
+    cluster.stop()
+    if not enabled:
+        said.append("the source has no data checksums (initdb --data-checksums)")
+        return []
+    argv = [cluster.installation.program("pg_checksums"), "--check", "-D", cluster.data]
+    finished = processes.run(argv, timeout_seconds=plan.timeout_seconds, account=cluster.account, check=False)
+    if finished.returncode == 0:
+        blocks = re.search(r"Blocks scanned: +(\d+)", finished.text)
+        said.append(f"the data checksums of all {int(blocks[1]) if blocks else 0:,} pages are right")
+        return []
+    return [f"pg_checksums: {line}" for line in (*finished.text.splitlines(), *finished.lines) if line]
