@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import pq, sql
 
-from tasks.errors import OneVaultError, Refused, Unavailable
+from tasks.errors import Refused, Unavailable
 
 _GATHERED_BYTES = 256 * 1024
 _WAIT_SECONDS = 0.5
@@ -70,7 +70,10 @@ class BaseBackup:
         self.compressed_by_server = True
         try:
             self._send(compress=True)
-        except _NotBuiltIn:
+        except Refused:
+            # The words differ by version and language; what else may be wrong is said again without compression.
+            while self._pgconn.get_result() is not None:
+                pass
             self.compressed_by_server = False
             self._send(compress=False)
 
@@ -171,10 +174,6 @@ class BaseBackup:
         return result
 
 
-class _NotBuiltIn(OneVaultError):
-    """The server was built without zstd."""
-
-
 def _position(result: "pq.abc.PGresult") -> WalPosition:
     lsn, timeline = result.get_value(0, 0), result.get_value(0, 1)
     assert lsn is not None  # noqa: S101 - the protocol says so
@@ -187,8 +186,6 @@ def _check(result: "pq.abc.PGresult") -> None:
         return
     state = result.error_field(pq.DiagnosticField.SQLSTATE) or b""
     said = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message).decode()
-    if b"zstd" in result.error_message and b"not supported" in result.error_message:
-        raise _NotBuiltIn(said)
     message = f"the server refused the base backup: {said.strip()} (SQLSTATE {state.decode()})"
     raise (Refused if state[:2] in _REFUSED_CLASSES else Unavailable)(message)
 

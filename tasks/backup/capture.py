@@ -20,7 +20,7 @@ from tasks.backup.manifest import canonical
 from tasks.backup.models import RecoveryPoint, StoredObject
 from tasks.backup.pipeline import Described, Destination, compress, counted, prefetch, store_object
 from tasks.backup.ports import Server
-from tasks.backup.progress import Progress
+from tasks.progress import Progress
 from tasks.programs import Installation
 from tasks.streaming import ProgramOutput
 

@@ -3,6 +3,7 @@
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from tasks.backup.inventory import DatabaseInventory, Inventory, NamedValue, SequenceFacts, TableFacts
 from tasks.backup.models import BackupKind, Outcome, Rung
@@ -22,6 +23,43 @@ def compare(source: Inventory, restored: Inventory, kind: BackupKind) -> Rung:
             findings += _database(database, copy, kind)
     outcome = _outcome(findings, moved=kind is BackupKind.PHYSICAL and _moved(source, restored))
     return Rung(outcome, _summary(source, findings, outcome), findings=tuple(findings[:_SHOWN_DIFFERENCES]))
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One line of the comparison table: a table in the source and in the restored copy."""
+
+    database: str
+    table: str
+    source_rows: int
+    restored_rows: int | None
+    content: str
+
+
+def table_rows(source: Inventory, restored: Inventory) -> list[TableRow]:
+    """Return every table of the source beside its restored copy, the differing ones first."""
+    copies = {
+        (database.database, table.label): table
+        for database in restored.databases
+        for table in database.tables
+    }
+    rows = [
+        _table_row(database.database, table, copies.get((database.database, table.label)))
+        for database in source.databases
+        for table in database.tables
+    ]
+    return sorted(rows, key=lambda row: (row.content.startswith("equal"), row.database, row.table))
+
+
+def _table_row(database: str, table: TableFacts, copy: TableFacts | None) -> TableRow:
+    if copy is None:
+        return TableRow(database, table.label, table.rows, None, "MISSING")
+    equal = (table.rows, table.fingerprint) == (copy.rows, copy.fingerprint)
+    how = {"record": "equal", "text": "equal (as text)", "count": "equal count"}[table.method]
+    unlogged = table.persistence == "u" and copy.rows == 0
+    return TableRow(
+        database, table.label, table.rows, copy.rows, how if equal else "emptied (UNLOGGED)" if unlogged else "DIFFERENT"
+    )
 
 
 def schema_lines(dump: str) -> tuple[str, ...]:

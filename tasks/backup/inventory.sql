@@ -1,6 +1,5 @@
 -- name: tables
 -- Every table whose rows can be compared: ordinary tables, leaf partitions and populated materialized views.
--- A row is hashed as a record where every column type has an extended hash function, else as text.
 SELECT n.nspname AS schema, c.relname AS name, c.relkind::text AS kind, c.relpersistence::text AS persistence,
        pg_relation_size(c.oid) AS size_bytes,
        NOT EXISTS (

@@ -47,7 +47,12 @@ _NEXT = {
     BackupStatus.CANCELLED: set[BackupStatus](),
     BackupStatus.EXPIRED: set[BackupStatus](),
 }
-_VERIFIABLE = {BackupStatus.COMPLETED, BackupStatus.VERIFIED, BackupStatus.PARTIAL, BackupStatus.FAILED}
+_VERIFIABLE = {
+    BackupStatus.COMPLETED,
+    BackupStatus.VERIFIED,
+    BackupStatus.PARTIAL,
+    BackupStatus.FAILED,
+}
 
 
 def may_follow(current: BackupStatus, new: BackupStatus) -> bool:
@@ -64,11 +69,20 @@ def check(backup_id: str, current: BackupStatus, new: BackupStatus) -> None:
     raise Refused(message)
 
 
+def check_unfinished(backup_id: str, current: BackupStatus) -> None:
+    """Refuse to stop a backup that has ended: what is stored and committed fails only by verification."""
+    if current not in {BackupStatus.PENDING, BackupStatus.RUNNING}:
+        message = f"Backup {backup_id} is {current}: it has ended, so it can neither fail nor be cancelled."
+        raise Refused(message)
+
+
 def check_verifiable(backup_id: str, current: BackupStatus, *, committed: bool) -> None:
     """Refuse to verify what was never completely stored, or is no longer there."""
     if current in _VERIFIABLE and committed:
         return
-    message = f"Backup {backup_id} is {current} and has nothing to verify: choose one that was completed."
+    message = (
+        f"Backup {backup_id} is {current} and has nothing to verify: choose one that was completed."
+    )
     raise Refused(message)
 
 

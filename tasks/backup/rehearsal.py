@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ import psycopg
 from tasks import connection, processes
 from tasks.backup import capture, comparison, inventory
 from tasks.backup.capture import Order
+from tasks.backup.comparison import TableRow
 from tasks.backup.inventory import Inventory
 from tasks.backup.manifest import check_listing
 from tasks.backup.models import BackupKind, Outcome, Rung
 from tasks.backup.pipeline import read_parts
-from tasks.backup.progress import Progress
+from tasks.progress import Progress
 from tasks.backup.restore import (
     Limits,
     OpenBackup,
@@ -117,31 +118,37 @@ def reread(backup: OpenBackup, progress: Progress) -> tuple[Rung, int]:
 
 
 @contextmanager
-def restored(backup: OpenBackup, plan: Rehearsal, progress: Progress) -> Iterator[Restored]:
-    """Restore a backup into a scratch cluster of its own major version, for the time of a block."""
-    manifest = backup.manifest
-    installation = server_programs(manifest.server.major)
-    progress.expect(manifest.stored_bytes)
+def scratch_cluster(backup: OpenBackup, plan: Rehearsal) -> Iterator[PrivateCluster]:
+    """Give an empty scratch cluster of the backup's own major version, for the time of a block."""
+    server = backup.manifest.server
+    installation = server_programs(server.major)
     with scratch_folder(plan.scratch) as folder:
-        cluster = PrivateCluster(folder / "restored", installation, superuser=manifest.server.superuser)
-        started = time.monotonic()
-        restore = _restore_dump if manifest.kind is BackupKind.LOGICAL else _restore_files
+        cluster = PrivateCluster(folder / "restored", installation, superuser=server.superuser)
         try:
-            try:
-                rung = restore(backup, cluster, plan, progress)
-                seconds = time.monotonic() - started
-            except OneVaultError as error:
-                rung = Rung(Outcome.FAIL, str(error), time.monotonic() - started)
-                yield Restored(rung, None, None)
-                return
-            progress.finish()
-            yield Restored(rung, ScratchServer(cluster, manifest.server.database or "postgres"), seconds)
+            yield cluster
         finally:
             cluster.stop("immediate")
 
 
-def compare_with_source(backup: OpenBackup, server: ScratchServer, plan: Rehearsal) -> Rung:
-    """Compare the restored server with what the source held: schema, rows, content, sequences, roles."""
+def restore(backup: OpenBackup, cluster: PrivateCluster, plan: Rehearsal, progress: Progress) -> Restored:
+    """Restore a backup into a scratch cluster and start it; what goes wrong is the rung's finding, not an exception."""
+    manifest = backup.manifest
+    progress.expect(manifest.stored_bytes)
+    started = time.monotonic()
+    how = _restore_dump if manifest.kind is BackupKind.LOGICAL else _restore_files
+    try:
+        rung = how(backup, cluster, plan, progress)
+    except OneVaultError as error:
+        return Restored(Rung(Outcome.FAIL, str(error), time.monotonic() - started), None, None)
+    progress.finish()
+    server = ScratchServer(cluster, manifest.server.database or "postgres")
+    return Restored(rung, server, time.monotonic() - started)
+
+
+def compare_with_source(
+    backup: OpenBackup, server: ScratchServer, plan: Rehearsal
+) -> tuple[Rung, list[TableRow]]:
+    """Compare the restored server with what the source held; return the rung and every table side by side."""
     started = time.monotonic()
     manifest = backup.manifest
     source = backup.inventory()
@@ -151,7 +158,8 @@ def compare_with_source(backup: OpenBackup, server: ScratchServer, plan: Rehears
     tools = client_tools(manifest.server.major)
     found = _inventory(server, tools, order, manifest.kind)
     rung = comparison.compare(source, found, manifest.kind)
-    return Rung(rung.outcome, rung.summary, time.monotonic() - started, rung.findings)
+    rung = replace(rung, seconds=time.monotonic() - started)
+    return rung, comparison.table_rows(source, found)
 
 
 def check_structure(backup: OpenBackup, server: ScratchServer, plan: Rehearsal) -> Rung:

@@ -50,7 +50,7 @@ class Limits:
 
 
 def extract(backup: OpenBackup, data: Path, account: Account | None, limits: Limits, on_bytes: OnBytes) -> None:
-    """Extract a physical backup into an empty directory, tablespaces beside it, never at their old places."""
+    """Extract a physical backup into an empty directory; tablespaces go to DATA.tablespaces, never to their old places."""
     manifest = backup.manifest
     for item in (found for found in manifest.objects if found.role in ("base", "tablespace")):
         into = data if item.role == "base" else _tablespace_folder(data, item)
@@ -134,7 +134,7 @@ def verify_files(tools: Installation, data: Path, account: Account | None, limit
 
 
 def _tablespace_folder(data: Path, item: StoredObject) -> Path:
-    return data.parent / "tablespaces" / str(item.tablespace_oid)
+    return data.with_name(f"{data.name}.tablespaces") / str(item.tablespace_oid)
 
 
 def _link_tablespace(data: Path, item: StoredObject) -> None:

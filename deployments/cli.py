@@ -1,0 +1,247 @@
+"""The command line `onevault`. Commands import what they need when they run, so that --help is instant."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import click
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_TRY_AGAIN = 3
+EXIT_DAMAGED = 4
+EXIT_SKIPPED = 5
+
+_CODES = f"""\b
+Exit codes:
+  0  done, and proven where a proof was asked for
+  {EXIT_FAILED}  refused or failed; the sentence says what to do
+  {EXIT_USAGE}  wrong usage
+  {EXIT_TRY_AGAIN}  something did not answer; try again later
+  {EXIT_DAMAGED}  a copy is damaged or did not restore equal to its source
+  {EXIT_SKIPPED}  outside the maintenance window; nothing was done
+"""
+
+as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON, for scripts.")
+store_option = click.option(
+    "--store", default="default", show_default=True, metavar="NAME|DIR", help="Store block, or a directory with backups."
+)
+keyring_option = click.option(
+    "--keyring", default="default", show_default=True, metavar="NAME|DIR", help="Keyring block, or a directory with keys."
+)
+
+
+@click.group(epilog=_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="onevault")
+def cli() -> None:
+    """OneVault Ops: PostgreSQL backups that prove themselves.
+
+    Start with `onevault demo` (everything from nothing, two minutes), then `onevault doctor`.
+    """
+
+
+@cli.command()
+@click.option("--scale", default=10, show_default=True, help="pgbench scale of the demo data (about 15 MB each).")
+@click.option("--keep/--no-keep", default=True, show_default=True, help="Leave the servers running to look at.")
+def demo(scale: int, keep: bool) -> None:
+    """Run the main job on a private PostgreSQL, from nothing, and damage a copy to see it caught."""
+    from deployments.demo import show
+
+    with _sentences():
+        sys.exit(show.run(scale, keep=keep))
+
+
+@cli.command()
+@click.option("--wipe", is_flag=True, help="Also delete the data of the demo and of the embedded vault.")
+def down(wipe: bool) -> None:
+    """Stop what `demo` started: Prefect server, worker and the embedded PostgreSQL servers."""
+    from deployments.demo import services
+
+    with _sentences():
+        for sentence in services.down(wipe=wipe):
+            click.echo(sentence)
+
+
+@cli.command()
+@click.argument("server", default="default")
+@click.option("--kind", type=click.Choice(["logical", "physical"]), default="logical", show_default=True,
+              help="One database by pg_dump, or the whole server by BASE_BACKUP.")
+@click.option("-d", "--database", help="The database of a logical backup; the server block's own by default.")
+@store_option
+@keyring_option
+@click.option("--window", default="always", show_default=True, help="Skip unless open, e.g. 'mon-fri 22:00-04:00 Europe/Berlin'.")
+@click.option("--verify/--no-verify", default=True, show_default=True, help="Restore the backup and compare it with the source.")
+@click.option("--compare", type=click.Choice(["content", "counts"]), default="content", show_default=True,
+              help="Compare every row's content, or row counts only.")
+@click.option("--jobs", default=2, show_default=True, help="Connections that count the source, and jobs of the restore test.")
+@as_json
+def backup(server: str, kind: str, database: str | None, json_output: bool, **options: Any) -> None:
+    """Back up SERVER (the name of its block), restore the copy, compare it with the source.
+
+    The run appears in the Prefect UI when PREFECT_API_URL is set.
+    """
+    from deployments import running
+
+    with _sentences():
+        report = running.backup(server, kind, database, options, quiet=json_output)
+        if report is None:
+            click.echo("outside the window: nothing was done", err=True)
+            sys.exit(EXIT_SKIPPED)
+        _report(report, json_output)
+
+
+@cli.command()
+@click.argument("backup_id")
+@click.option("--restore/--reread-only", default=True, show_default=True, help="Restore and compare, or only re-read every stored byte.")
+@store_option
+@keyring_option
+@as_json
+def verify(backup_id: str, restore: bool, store: str, keyring: str, json_output: bool) -> None:
+    """Prove a stored backup once more: re-read it, restore it into a scratch server, compare it."""
+    from deployments import running
+
+    with _sentences():
+        options = {"store": store, "keyring": keyring}
+        _report(running.verify(backup_id, options, restore=restore, quiet=json_output), json_output)
+
+
+@cli.command()
+@click.argument("backup_id")
+@click.option("--to", "target", required=True, metavar="DIR|URL",
+              help="An empty directory (physical), or postgresql://user@host/maintenance_db of a server (logical).")
+@click.option("--as-database", metavar="NAME", help="Restore a logical backup under another, existing and empty database.")
+@click.option("--globals/--no-globals", "with_globals", default=False, show_default=True, help="Also create roles and tablespaces (logical).")
+@store_option
+@keyring_option
+def restore(backup_id: str, target: str, as_database: str | None, with_globals: bool, store: str, keyring: str) -> None:
+    """Restore a backup for good. Needs no Prefect and no vault: only the store and the keys.
+
+    The password of a target server comes from PGPASSWORD, PGPASSFILE or ~/.pgpass, never from the command line.
+    """
+    from deployments import restoring
+
+    with _sentences():
+        click.echo(restoring.restore(restoring.Target(target, as_database, with_globals), backup_id, store, keyring))
+
+
+@cli.command()
+@click.option("--server", help="Only of this server.")
+@click.option("--limit", default=50, show_default=True, help="How many, newest first.")
+@as_json
+def backups(server: str | None, limit: int, json_output: bool) -> None:
+    """Show the catalog: every backup, its state, and what was proven of it."""
+    from deployments import tables
+
+    with _sentences():
+        entries = tables.catalog(server, limit)
+        click.echo(_dump(tables.plain(entries))) if json_output else tables.show(tables.catalog_table(entries))
+
+
+@cli.command()
+@as_json
+def doctor(json_output: bool) -> None:
+    """Say what was found on this machine, and what to do about what is missing."""
+    from deployments import doctor as checks
+    from deployments import tables
+
+    with _sentences():
+        found = checks.diagnose()
+        click.echo(_dump(tables.plain(found))) if json_output else tables.show(checks.render(found))
+        sys.exit(EXIT_FAILED if any(check.state is checks.State.FAIL for check in found) else 0)
+
+
+@cli.command()
+@as_json
+def config(json_output: bool) -> None:
+    """Show the settings in force and where each comes from; no secrets."""
+    from deployments import tables
+
+    with _sentences():
+        settings = tables.settings()
+        click.echo(_dump(tables.plain(settings))) if json_output else tables.show(tables.settings_table(settings))
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the vault's schema up to date; safe to run twice, and by two at once."""
+    from deployments import restoring
+
+    with _sentences():
+        for sentence in restoring.migrate():
+            click.echo(sentence)
+
+
+@cli.command()
+@click.argument("environment", type=click.Choice(["development", "staging", "production"]))
+@click.option("--name", default="default", show_default=True, help="The blocks' name; one per looked-after server.")
+def register(environment: str, name: str) -> None:
+    """Save blocks, work pool and concurrency limit of a server in Prefect; safe to repeat.
+
+    \b
+    Reads from the environment, never from the command line:
+      ONEVAULT_SERVER_URL           postgresql://user:password@host:port/database
+      ONEVAULT_STORE                the directory that receives the backups
+      ONEVAULT_KEYRING              the directory that holds the keys
+      ONEVAULT_RECOVERY_RECIPIENTS  age1... public halves of offline keys (production needs one)
+    """
+    from deployments import register as registration
+
+    with _sentences():
+        for sentence in registration.register(environment, name=name):
+            click.echo(sentence)
+
+
+@cli.command("rotate-key")
+@keyring_option
+def rotate_key(keyring: str) -> None:
+    """Make a new key the active one; older backups stay readable with the older keys."""
+    from deployments import restoring
+
+    with _sentences():
+        click.echo(restoring.rotate(keyring))
+
+
+def main() -> None:
+    """Run the command line."""
+    cli()
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Turn what went wrong into one sentence and an exit code; no tracebacks for people who are paged at night."""
+    from tasks.errors import Damaged, OneVaultError, Unavailable
+    from tasks.redaction import redact
+
+    try:
+        yield
+    except Damaged as error:
+        _fail(redact(str(error)), EXIT_DAMAGED)
+    except Unavailable as error:
+        _fail(redact(str(error)), EXIT_TRY_AGAIN)
+    except OneVaultError as error:
+        _fail(redact(str(error)), EXIT_FAILED)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    click.secho(f"onevault: {sentence}", err=True, fg="red")
+    sys.exit(code)
+
+
+def _report(report: Any, json_output: bool) -> None:
+    if json_output:
+        click.echo(_dump({
+            "backup_id": report.backup_id,
+            "outcome": report.outcome.value,
+            "sentence": report.sentence,
+            "stored_bytes": report.stored_bytes,
+            "restore_seconds": report.restore_seconds,
+        }))
+    else:
+        click.secho(report.sentence, fg="green")
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, indent=2, default=str)
+

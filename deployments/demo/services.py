@@ -1,0 +1,197 @@
+"""The Prefect server and the worker of the demo: started in the background, stopped by `onevault down`."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from tasks import embedded
+from tasks.errors import Unavailable
+from tasks.folders import make_folder, remove_tree
+from tasks.home import home, make_home
+from tasks.processes import start
+from tasks.cluster_settings import free_port
+
+_START_SECONDS = 180
+_STOP_SECONDS = 15
+# Prefect's own advice for many small runs; the lease storage survives a restart of the server.
+_SERVER_SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What runs in the background, and where."""
+
+    port: int
+    server_pid: int
+    worker_pid: int | None = None
+
+    @property
+    def api_url(self) -> str:
+        """Return the address of Prefect's API."""
+        return f"http://127.0.0.1:{self.port}/api"
+
+    @property
+    def ui_url(self) -> str:
+        """Return the address of Prefect's pages."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+def start_server() -> Services:
+    """Start the Prefect server, or find the one that runs already; returns before it answers."""
+    running = _read()
+    if running and _is_ours(running.server_pid):
+        return running
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    environment = _environment(url) | _SERVER_SETTINGS | {"PREFECT_SERVER_UI_API_URL": url, "PREFECT_UI_API_URL": url}
+    pid = _start(["server", "start", "--host", "127.0.0.1", "--port", str(port)], environment, "prefect-server")
+    services = Services(port, pid)
+    _write(services)
+    return services
+
+
+def wait_until_ready(services: Services) -> None:
+    """Wait until the server answers; Unavailable when it does not."""
+    waiting = threading.Event()
+    for _ in range(_START_SECONDS * 2):
+        with suppress(urllib.error.URLError, OSError):
+            with urllib.request.urlopen(f"{services.api_url}/health", timeout=2):  # noqa: S310 - our own address
+                return
+        if not _is_ours(services.server_pid):
+            break
+        waiting.wait(0.5)
+    message = f"the Prefect server did not start; see {_folder() / 'prefect-server.log'}"
+    raise Unavailable(message)
+
+
+def start_worker(services: Services) -> Services:
+    """Start a worker for the pool `onevault`, so that deployments run when somebody asks for them."""
+    if services.worker_pid and _is_ours(services.worker_pid):
+        return services
+    argv = ["worker", "start", "--pool", "onevault", "--type", "process", "--name", "demo"]
+    pid = _start(argv, _environment(services.api_url), "prefect-worker")
+    started = Services(services.port, services.server_pid, pid)
+    _write(started)
+    return started
+
+
+def point_here(services: Services) -> None:
+    """Let flows of this process report to the demo's server; call it before anything imports Prefect."""
+    os.environ.update(_environment(services.api_url))
+
+
+def deploy_command() -> list[str]:
+    """Return the command that registers every deployment of prefect.yaml."""
+    return [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+
+
+def down(*, wipe: bool) -> list[str]:
+    """Stop everything the demo started, and say what was stopped."""
+    return list(_down(wipe=wipe))
+
+
+def _down(*, wipe: bool) -> Iterator[str]:
+    services = _read()
+    stopped = False
+    for name, pid in (("worker", services.worker_pid), ("server", services.server_pid)) if services else ():
+        if pid and _stop(pid):
+            stopped = True
+            yield f"stopped the Prefect {name}"
+    for server in embedded.status():
+        if server.is_running and embedded.stop(server.name):
+            stopped = True
+            yield f"stopped the embedded PostgreSQL {server.name!r}"
+    if wipe:
+        for server in embedded.status():
+            embedded.wipe(server.name)
+        for name in ("demo", "store", "keys", "scratch"):
+            remove_tree(home() / name)
+        yield "deleted the data of the demo and of the embedded vault"
+    elif not stopped:
+        yield "nothing was running"
+
+
+def environment(services: Services) -> dict[str, str]:
+    """Return the variables of a program that works with the demo's server."""
+    return _environment(services.api_url)
+
+
+def _environment(api_url: str) -> dict[str, str]:
+    passed = {name: value for name, value in os.environ.items() if name.startswith("ONEVAULT_")}
+    return passed | {
+        "ONEVAULT_ENV": "development",
+        "ONEVAULT_HOME": str(home()),
+        "PREFECT_API_URL": api_url,
+        "PREFECT_HOME": str(_folder() / "prefect"),
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def _folder() -> Path:
+    make_home()
+    return make_folder(home() / "demo", 0o700)
+
+
+def _start(arguments: list[str], environment: dict[str, str], name: str) -> int:
+    with (_folder() / f"{name}.log").open("ab") as log:
+        process = start(
+            [sys.executable, "-m", "prefect", *arguments],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            death_signal=None,
+            cwd=Path(__file__).parents[2],
+        )
+    return process.pid
+
+
+def _read() -> Services | None:
+    with suppress(FileNotFoundError, ValueError, TypeError):
+        return Services(**json.loads((_folder() / "services.json").read_text()))
+    return None
+
+
+def _write(services: Services) -> None:
+    (_folder() / "services.json").write_text(json.dumps(asdict(services)))
+
+
+def _is_ours(pid: int) -> bool:
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and "prefect" in " ".join(process.cmdline())
+    return False
+
+
+def _stop(pid: int) -> bool:
+    if not _is_ours(pid):
+        return False
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGTERM)
+    _, alive = psutil.wait_procs(family, timeout=_STOP_SECONDS)
+    for process in alive:
+        with suppress(psutil.Error):
+            process.kill()
+    return True

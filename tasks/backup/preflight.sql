@@ -1,0 +1,24 @@
+-- name: facts
+-- What the server says of itself and of this login.
+SELECT current_setting('server_version_num')::int AS version_num, current_setting('server_version') AS version,
+       (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
+       pg_is_in_recovery() AS in_recovery, current_setting('data_checksums') = 'on' AS data_checksums,
+       (SELECT rolname FROM pg_roles WHERE oid = 10) AS superuser, current_user AS login,
+       r.rolsuper OR r.rolreplication AS may_replicate, r.rolsuper AS is_superuser,
+       current_setting('wal_level') AS wal_level, current_setting('max_wal_senders')::int AS max_wal_senders,
+       pg_database_size(current_database()) AS database_bytes,
+       (SELECT sum(pg_table_size(oid)) FROM pg_class WHERE relkind IN ('r', 'm') AND oid >= 16384)::bigint AS table_bytes,
+       (SELECT sum(pg_database_size(oid)) FROM pg_database WHERE has_database_privilege(oid, 'CONNECT') OR r.rolsuper)::bigint
+           AS cluster_bytes
+  FROM pg_roles r WHERE r.rolname = current_user
+
+-- name: unreadable_tables
+-- Tables that this login may not read, or would see only some rows of.
+SELECT c.oid::regclass::text AS name, row_security_active(c.oid) AS by_row_security
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'm', 'S') AND n.nspname NOT LIKE 'pg\_%' AND n.nspname <> 'information_schema'
+   AND (NOT has_schema_privilege(n.oid, 'USAGE') OR row_security_active(c.oid)
+        OR NOT CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, 'SELECT')
+                    ELSE has_table_privilege(c.oid, 'SELECT') END)
+ ORDER BY 1
+ LIMIT 20
