@@ -48,7 +48,7 @@ _ENVIRONMENT = {
 # A connection that fails has no SQLSTATE, only words; these will be the same next time.
 _FINAL = re.compile(
     r"authentication failed|no password supplied|pg_hba\.conf|does not exist|permission denied"
-    r"|does not support SSL|certificate|not permitted to log in|invalid",
+    r"|does not support SSL|certificate|not permitted to log in|invalid|unrecognized",
     re.IGNORECASE,
 )
 
@@ -185,7 +185,7 @@ class PostgresServer(Block):
             file.write(self._passfile_line())
 
     def _passfile_line(self) -> str:
-        if self.password is None:
+        if not self.password:
             return ""
         password = self.password.get_secret_value()
         if "\n" in password or "\n" in self.user:
@@ -244,7 +244,9 @@ class PostgresServer(Block):
         host, port = (self.pooled_host, self.pooled_port) if pooled else (self.host, self.port)
         where = f'{host} port {port}, database "{database or self.database}", user "{self.user}"'
         sentence = f"Could not connect to PostgreSQL at {where}: {words}."
-        if _FINAL.search(words) or not isinstance(error, psycopg.OperationalError):
+        if _FINAL.search(words.replace(str(host), "")) or not isinstance(
+            error, psycopg.OperationalError
+        ):
             return Refused(f"{sentence} Correct the login, or the server's rules.")
         return Unavailable(
             f"{sentence} Check that the server runs and can be reached, then try again."

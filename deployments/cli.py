@@ -1,6 +1,7 @@
 """The command line `onevault`. Commands import what they need when they run, so that --help is instant."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,12 +35,15 @@ keyring_option = click.option(
 
 
 @click.group(epilog=_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("-v", "--verbose", is_flag=True, help="Also show the run's log.")
 @click.version_option(package_name="onevault")
-def cli() -> None:
+def cli(verbose: bool) -> None:
     """OneVault Ops: PostgreSQL backups that prove themselves.
 
     Start with `onevault demo` (everything from nothing, two minutes), then `onevault doctor`.
     """
+    if verbose:
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
 
 
 @cli.command()
@@ -205,6 +209,8 @@ def rotate_key(keyring: str) -> None:
 
 def main() -> None:
     """Run the command line."""
+    # The log goes to Prefect; on the terminal it would bury the result. Set before anything imports Prefect.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     cli()
 
 
@@ -239,6 +245,9 @@ def _report(report: Any, json_output: bool) -> None:
             "restore_seconds": report.restore_seconds,
         }))
     else:
+        from deployments import running, tables
+
+        tables.show(running.rungs_table(report))
         click.secho(report.sentence, fg="green")
 
 

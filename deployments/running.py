@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -16,11 +18,14 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.progress import Progress as Bars
+from rich.table import Table
 
 from tasks.progress import Reading, listener
 
 if TYPE_CHECKING:
     from flows.backup import BackupReport
+
+_STYLE = {"PASS": "green", "PARTIAL": "yellow", "FAIL": "red", "NOT_RUN": "dim"}
 
 
 def backup(
@@ -41,6 +46,19 @@ def verify(backup_id: str, options: Mapping[str, Any], *, restore: bool, quiet: 
 
     with on_terminal(quiet=quiet):
         return verify_backup(backup_id, restore, BackupOptions(**options))
+
+
+def rungs_table(report: "BackupReport") -> Table:
+    """Return what was proven, rung by rung, as a table."""
+    table = Table(title=report.backup_id, title_justify="left", box=SIMPLE, pad_edge=False)
+    table.add_column("proof")
+    table.add_column("outcome")
+    table.add_column("what it showed", overflow="fold")
+    table.add_column("seconds", justify="right")
+    for name, rung in report.rungs.items():
+        style = _STYLE[rung.outcome.value]
+        table.add_row(name, f"[{style}]{rung.outcome.value}[/{style}]", escape(rung.summary), f"{rung.seconds:.1f}")
+    return table
 
 
 @contextmanager

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tasks import embedded, vault
@@ -57,14 +59,15 @@ def catalog(server: str | None, limit: int) -> list[CatalogEntry]:
 
 def catalog_table(entries: Sequence[CatalogEntry]) -> Table:
     """Return the catalog as a table."""
-    table = Table(title=f"{len(entries)} backups", title_justify="left")
+    table = Table(title=f"{len(entries)} backups, newest first", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("backup", "server", "database", "status", "re-read", "restored", "equal"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, no_wrap=True)
     for heading in ("MB", "took s", "RTO s"):
-        table.add_column(heading, justify="right")
-    table.add_column("what went wrong", overflow="fold")
+        table.add_column(heading, justify="right", no_wrap=True)
+    if any(entry.error_message for entry in entries):
+        table.add_column("what went wrong", overflow="fold", ratio=1)
     for entry in entries:
-        table.add_row(*_cells(entry))
+        table.add_row(*_cells(entry)[: len(table.columns)])
     return table
 
 
@@ -115,7 +118,7 @@ def _cells(entry: CatalogEntry) -> list[str]:
         f"{entry.stored_bytes / _MEGABYTE:.1f}" if entry.stored_bytes is not None else "",
         f"{entry.duration_seconds:.1f}" if entry.duration_seconds is not None else "",
         f"{entry.restore_seconds:.1f}" if entry.restore_seconds is not None else "",
-        entry.error_message or "",
+        escape(entry.error_message or ""),
     ]
 
 

@@ -3,6 +3,8 @@
 import re
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -35,10 +37,17 @@ def show_table(key: str, rows: Sequence[dict[str, str | int | None]], descriptio
 
 
 class ProgressArtifact:
-    """A progress bar on the run, updated every few seconds; a listener of progress."""
+    """A progress bar on the run, updated every few seconds; a listener of progress.
+
+    Readings come from the threads of a pipeline; the API is called from a thread of its own, in the context of the
+    task that made this, so that a slow or absent API never slows the work down.
+    """
 
     def __init__(self, description: str) -> None:
         self._description = description
+        self._context = copy_context()
+        self._caller = ThreadPoolExecutor(1, "progress-artifact")
+        self._waiting: Future[None] | None = None
         self._artifact_id: UUID | None = None
         self._shown = 0.0
         self._alive = True
@@ -46,13 +55,21 @@ class ProgressArtifact:
     def __call__(self, reading: Reading) -> None:
         """Show a reading; the last one always."""
         now = time.monotonic()
-        if not self._alive or (not reading.finished and now - self._shown < _UPDATE_SECONDS):
-            return
-        self._shown = now
-        percent = _FINISHED_PERCENT if reading.finished else reading.percent or 0.0
-        self._alive = _quietly(lambda: self._show(percent))
+        if reading.finished:
+            self._submit(_FINISHED_PERCENT)
+            self._caller.shutdown(wait=False)
+        elif now - self._shown >= _UPDATE_SECONDS and (self._waiting is None or self._waiting.done()):
+            self._shown = now
+            self._submit(reading.percent or 0.0)
+
+    def _submit(self, percent: float) -> None:
+        if self._alive:
+            self._waiting = self._caller.submit(self._context.copy().run, self._show, percent)
 
     def _show(self, percent: float) -> None:
+        self._alive = self._alive and _quietly(lambda: self._call(percent))
+
+    def _call(self, percent: float) -> None:
         if self._artifact_id is None:
             created = create_progress_artifact(percent, description=self._description, _sync=True)  # type: ignore[call-arg]
             self._artifact_id = created  # type: ignore[assignment]

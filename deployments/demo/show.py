@@ -89,7 +89,7 @@ def _backup(console: Console, kind: str, database: str | None) -> "BackupReport"
     with _scene(console, f"{kind} backup: taken, encrypted, stored, re-read, restored, compared"):
         report = running.backup(SERVER, kind, database, {}, quiet=False)
         assert report is not None  # noqa: S101 - the window is always open here
-        console.print(f"   [green]{report.outcome.value}[/green]  {report.sentence}", soft_wrap=True)
+        console.print(running.rungs_table(report))
     return report
 
 

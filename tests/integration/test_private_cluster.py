@@ -225,11 +225,13 @@ def killed_owner(short_path: Path, pg_major: int) -> Path:
     """A scratch folder with a running cluster, whose owner has just been killed."""
     argv = [sys.executable, "-c", textwrap.dedent(OWNER), str(short_path), str(pg_major)]
     with subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": str(ROOT)}) as owner:
-        (ready,) = wait_for(lambda: list(short_path.glob("*/ready")))
-        folder: Path = ready.parent
-        assert find_postmaster(folder / "data" / "postmaster.pid") is not None
-        assert sweep(short_path) == []
-        owner.send_signal(signal.SIGKILL)
+        try:
+            (ready,) = wait_for(lambda: list(short_path.glob("*/ready")))
+            folder: Path = ready.parent
+            assert find_postmaster(folder / "data" / "postmaster.pid") is not None
+            assert sweep(short_path) == []
+        finally:
+            owner.send_signal(signal.SIGKILL)
     return folder
 
 

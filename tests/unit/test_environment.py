@@ -155,7 +155,11 @@ def test_the_environment_is_read(name: str) -> None:
         ("backup_retention_days = 30", "backup_retention_days = 0", "greater than 0"),
         ('"prefer"', '"verify"', "minimum_sslmode"),
         ('"always"', '"sometimes"', "is not a maintenance window"),
-        ('time_zone = "UTC"', 'time_zone = "Mars"', "development.toml is not valid.*is not a time zone"),
+        (
+            'time_zone = "UTC"',
+            'time_zone = "Mars"',
+            "development.toml is not valid.*is not a time zone",
+        ),
         ("encryption_required = true", "encryption_required = yes", "Invalid value"),
     ],
 )

@@ -192,10 +192,12 @@ def test_a_failing_listener_does_not_stop_the_reading(caplog: pytest.LogCaptureF
 OWNER = """
     import sys, threading
     from pathlib import Path
-    from tasks.processes import start
+    from tasks.processes import PIPE, start
 
     def work():
-        child = start(["sleep", "300"], death_signal=sys.argv[2])
+        argv = ["sh", "-c", "echo ready; exec sleep 300"]
+        child = start(argv, stdout=PIPE, death_signal="KILL")
+        child.stdout.readline()
         Path(sys.argv[1]).write_text(str(child.pid))
 
     # A thread that ends must not take its child with it; the end of the process must.
@@ -210,14 +212,15 @@ OWNER = """
 @needs_death_signal
 def test_a_child_survives_its_thread_and_dies_with_its_killed_owner(tmp_path: Path):
     note = tmp_path / "pid"
-    argv = [sys.executable, "-c", textwrap.dedent(OWNER), str(note), "KILL"]
+    argv = [sys.executable, "-c", textwrap.dedent(OWNER), str(note)]
     with subprocess.Popen(argv, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}) as owner:
-        child = number_in(note)
-        wait_for((tmp_path / "pid.joined").exists)
-        threading.Event().wait(0.2)
-        assert is_running(child)
-        owner.kill()
-        owner.wait(5)
+        try:
+            child = number_in(note)
+            wait_for((tmp_path / "pid.joined").exists)
+            threading.Event().wait(0.2)
+            assert is_running(child)
+        finally:
+            owner.kill()
     wait_for(lambda: not is_running(child))
 
 

@@ -1,10 +1,14 @@
 """What the tables themselves hold, whoever writes to them."""
 
+from secrets import token_hex
+
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
 from tasks import datavault
+from tasks import vault as vaults
+from tests.clusters import drop_database, make_database
 
 STATE = {
     "backup_type": "LOGICAL",
@@ -33,6 +37,20 @@ SCHEDULE = {
 }
 RECOVERY = {"recovery_type": "FULL_RESTORE", "recovery_start_time": "2026-03-01T02:00:00Z"}
 APPROVED = {"approved_by": "ann", "approval_date": "2026-03-01T01:00:00Z"}
+
+
+@pytest.fixture(scope="module")
+def shared_vault(vault_template):
+    made = make_database(vault_template.server, f"vault_{token_hex(4)}", vault_template.name)
+    yield made
+    drop_database(made)
+
+
+@pytest.fixture
+def vault(shared_vault):
+    """A transaction that is rolled back, in a vault that these tests share."""
+    with vaults.connect(shared_vault.conninfo) as conn, conn.transaction(force_rollback=True):
+        yield conn
 
 
 def backup(conn, **changes):

@@ -47,7 +47,7 @@ def test_the_connection_string_holds_everything(server: PostgresServer) -> None:
 
 
 @given(
-    password=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+    password=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1),
     database=st.text("ab '\\=", min_size=1),
 )
 def test_any_password_and_database_survive_the_connection_string(
@@ -152,8 +152,11 @@ def test_the_passfile_is_new_and_for_its_owner_only(server: PostgresServer, tmp_
         server.write_passfile(tmp_path / "none" / "pass")
 
 
-def test_without_a_password_the_passfile_is_empty(tmp_path: Path) -> None:
-    PostgresServer(host="h", user="u").write_passfile(tmp_path / "pass")
+@pytest.mark.parametrize("password", [None, SecretStr("")])
+def test_without_a_password_the_passfile_is_empty(
+    tmp_path: Path, password: SecretStr | None
+) -> None:
+    PostgresServer(host="h", user="u", password=password).write_passfile(tmp_path / "pass")
     assert (tmp_path / "pass").read_bytes() == b""
 
 

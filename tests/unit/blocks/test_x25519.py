@@ -64,7 +64,9 @@ def test_a_malformed_stanza_is_refused(stanza: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "age1", RECIPIENT[:-1], "ssh-ed25519 AAAA", bech32.encode("age", bytes(31))]
+    "text",
+    ["", "age1", RECIPIENT[:-1], "ssh-ed25519 AAAA", bech32.encode("age", bytes(31))],
+    ids=["empty", "prefix", "cut", "ssh", "short"],
 )
 def test_what_is_no_recipient_is_refused(text: str) -> None:
     with pytest.raises(Refused, match="not an age recipient"):
