@@ -1,4 +1,4 @@
-"""The one question that retries ask of every failure: may it pass (Unavailable) or not (Refused)?"""
+"""The one question that retries ask of a failure: may it pass (Unavailable) or not (Refused)."""
 
 
 class OneVaultError(Exception):

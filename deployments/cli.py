@@ -27,14 +27,25 @@ Exit codes:
 
 as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON, for scripts.")
 store_option = click.option(
-    "--store", default="default", show_default=True, metavar="NAME|DIR", help="Store block, or a directory with backups."
+    "--store",
+    default="default",
+    show_default=True,
+    metavar="NAME|DIR",
+    help="Store block, or a directory with backups.",
 )
 keyring_option = click.option(
-    "--keyring", default="default", show_default=True, metavar="NAME|DIR", help="Keyring block, or a directory with keys."
+    "--keyring",
+    default="default",
+    show_default=True,
+    metavar="NAME|DIR",
+    help="Keyring block, or a directory with keys.",
 )
 
 
-@click.group(epilog=_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    epilog=_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.option("-v", "--verbose", is_flag=True, help="Also show the run's log.")
 @click.version_option(package_name="onevault")
 def cli(verbose: bool) -> None:
@@ -47,8 +58,18 @@ def cli(verbose: bool) -> None:
 
 
 @cli.command()
-@click.option("--scale", default=10, show_default=True, help="pgbench scale of the demo data (about 15 MB each).")
-@click.option("--keep/--no-keep", default=True, show_default=True, help="Leave the servers running to look at.")
+@click.option(
+    "--scale",
+    default=10,
+    show_default=True,
+    help="pgbench scale of the demo data (about 15 MB each).",
+)
+@click.option(
+    "--keep/--no-keep",
+    default=True,
+    show_default=True,
+    help="Leave the servers running to look at.",
+)
 def demo(scale: int, keep: bool) -> None:
     """Run the main job on a private PostgreSQL, from nothing, and damage a copy to see it caught."""
     from deployments.demo import show
@@ -58,7 +79,9 @@ def demo(scale: int, keep: bool) -> None:
 
 
 @cli.command()
-@click.option("--wipe", is_flag=True, help="Also delete the data of the demo and of the embedded vault.")
+@click.option(
+    "--wipe", is_flag=True, help="Also delete the data of the demo and of the embedded vault."
+)
 def down(wipe: bool) -> None:
     """Stop what `demo` started: Prefect server, worker and the embedded PostgreSQL servers."""
     from deployments.demo import services
@@ -70,16 +93,43 @@ def down(wipe: bool) -> None:
 
 @cli.command()
 @click.argument("server", default="default")
-@click.option("--kind", type=click.Choice(["logical", "physical"]), default="logical", show_default=True,
-              help="One database by pg_dump, or the whole server by BASE_BACKUP.")
-@click.option("-d", "--database", help="The database of a logical backup; the server block's own by default.")
+@click.option(
+    "--kind",
+    type=click.Choice(["logical", "physical"]),
+    default="logical",
+    show_default=True,
+    help="One database by pg_dump, or the whole server by BASE_BACKUP.",
+)
+@click.option(
+    "-d", "--database", help="The database of a logical backup; the server block's own by default."
+)
 @store_option
 @keyring_option
-@click.option("--window", default="always", show_default=True, help="Skip unless open, e.g. 'mon-fri 22:00-04:00 Europe/Berlin'.")
-@click.option("--verify/--no-verify", default=True, show_default=True, help="Restore the backup and compare it with the source.")
-@click.option("--compare", type=click.Choice(["content", "counts"]), default="content", show_default=True,
-              help="Compare every row's content, or row counts only.")
-@click.option("--jobs", default=2, show_default=True, help="Connections that count the source, and jobs of the restore test.")
+@click.option(
+    "--window",
+    default="always",
+    show_default=True,
+    help="Skip unless open, e.g. 'mon-fri 22:00-04:00 Europe/Berlin'.",
+)
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    show_default=True,
+    help="Restore the backup and compare it with the source.",
+)
+@click.option(
+    "--compare",
+    type=click.Choice(["content", "counts"]),
+    default="content",
+    show_default=True,
+    help="Compare every row's content, or row counts only.",
+)
+@click.option(
+    "--jobs",
+    default=2,
+    show_default=True,
+    help="Connections that count the source, and jobs of the restore test.",
+)
 @as_json
 def backup(server: str, kind: str, database: str | None, json_output: bool, **options: Any) -> None:
     """Back up SERVER (the name of its block), restore the copy, compare it with the source.
@@ -98,7 +148,12 @@ def backup(server: str, kind: str, database: str | None, json_output: bool, **op
 
 @cli.command()
 @click.argument("backup_id")
-@click.option("--restore/--reread-only", default=True, show_default=True, help="Restore and compare, or only re-read every stored byte.")
+@click.option(
+    "--restore/--reread-only",
+    default=True,
+    show_default=True,
+    help="Restore and compare, or only re-read every stored byte.",
+)
 @store_option
 @keyring_option
 @as_json
@@ -113,13 +168,35 @@ def verify(backup_id: str, restore: bool, store: str, keyring: str, json_output:
 
 @cli.command()
 @click.argument("backup_id")
-@click.option("--to", "target", required=True, metavar="DIR|URL",
-              help="An empty directory (physical), or postgresql://user@host/maintenance_db of a server (logical).")
-@click.option("--as-database", metavar="NAME", help="Restore a logical backup under another, existing and empty database.")
-@click.option("--globals/--no-globals", "with_globals", default=False, show_default=True, help="Also create roles and tablespaces (logical).")
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    metavar="DIR|URL",
+    help="An empty directory (physical), or postgresql://user@host/maintenance_db of a server (logical).",
+)
+@click.option(
+    "--as-database",
+    metavar="NAME",
+    help="Restore a logical backup under another, existing and empty database.",
+)
+@click.option(
+    "--globals/--no-globals",
+    "with_globals",
+    default=False,
+    show_default=True,
+    help="Also create roles and tablespaces (logical).",
+)
 @store_option
 @keyring_option
-def restore(backup_id: str, target: str, as_database: str | None, with_globals: bool, store: str, keyring: str) -> None:
+def restore(
+    backup_id: str,
+    target: str,
+    as_database: str | None,
+    with_globals: bool,
+    store: str,
+    keyring: str,
+) -> None:
     """Restore a backup for good. Needs no Prefect and no vault: only the store and the keys.
 
     The password of a target server comes from PGPASSWORD, PGPASSFILE or ~/.pgpass, never from the command line.
@@ -127,7 +204,11 @@ def restore(backup_id: str, target: str, as_database: str | None, with_globals: 
     from deployments import restoring
 
     with _sentences():
-        click.echo(restoring.restore(restoring.Target(target, as_database, with_globals), backup_id, store, keyring))
+        click.echo(
+            restoring.restore(
+                restoring.Target(target, as_database, with_globals), backup_id, store, keyring
+            )
+        )
 
 
 @cli.command()
@@ -140,7 +221,9 @@ def backups(server: str | None, limit: int, json_output: bool) -> None:
 
     with _sentences():
         entries = tables.catalog(server, limit)
-        click.echo(_dump(tables.plain(entries))) if json_output else tables.show(tables.catalog_table(entries))
+        click.echo(_dump(tables.plain(entries))) if json_output else tables.show(
+            tables.catalog_table(entries)
+        )
 
 
 @cli.command()
@@ -164,7 +247,9 @@ def config(json_output: bool) -> None:
 
     with _sentences():
         settings = tables.settings()
-        click.echo(_dump(tables.plain(settings))) if json_output else tables.show(tables.settings_table(settings))
+        click.echo(_dump(tables.plain(settings))) if json_output else tables.show(
+            tables.settings_table(settings)
+        )
 
 
 @cli.command()
@@ -179,7 +264,12 @@ def migrate() -> None:
 
 @cli.command()
 @click.argument("environment", type=click.Choice(["development", "staging", "production"]))
-@click.option("--name", default="default", show_default=True, help="The blocks' name; one per looked-after server.")
+@click.option(
+    "--name",
+    default="default",
+    show_default=True,
+    help="The blocks' name; one per looked-after server.",
+)
 def register(environment: str, name: str) -> None:
     """Save blocks, work pool and concurrency limit of a server in Prefect; safe to repeat.
 
@@ -237,13 +327,17 @@ def _fail(sentence: str, code: int) -> NoReturn:
 
 def _report(report: Any, json_output: bool) -> None:
     if json_output:
-        click.echo(_dump({
-            "backup_id": report.backup_id,
-            "outcome": report.outcome.value,
-            "sentence": report.sentence,
-            "stored_bytes": report.stored_bytes,
-            "restore_seconds": report.restore_seconds,
-        }))
+        click.echo(
+            _dump(
+                {
+                    "backup_id": report.backup_id,
+                    "outcome": report.outcome.value,
+                    "sentence": report.sentence,
+                    "stored_bytes": report.stored_bytes,
+                    "restore_seconds": report.restore_seconds,
+                }
+            )
+        )
     else:
         from deployments import running, tables
 
@@ -253,4 +347,3 @@ def _report(report: Any, json_output: bool) -> None:
 
 def _dump(value: Any) -> str:
     return json.dumps(value, indent=2, default=str)
-

@@ -103,7 +103,8 @@ def _python() -> Iterator[Check]:
 def _environment() -> Iterator[Check]:
     name = os.environ.get("ONEVAULT_ENV")
     if name is None:
-        yield Check("environment", State.OK, "development (ONEVAULT_ENV is not set)")
+        advice = "flows refuse to start without it: set ONEVAULT_ENV to development, staging or production"
+        yield Check("environment", State.WARN, "ONEVAULT_ENV is not set", advice)
     elif name in ENVIRONMENTS:
         yield Check("environment", State.OK, name)
     else:

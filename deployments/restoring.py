@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
+
+from blocks.keyring import LocalKeyring
 from deployments.running import on_terminal
 from tasks import opening, vault
 from tasks.backup.models import BackupKind
@@ -53,13 +55,15 @@ def migrate() -> list[str]:
         opening.embedded_vault_url()
         return ["the embedded vault is up to date"]
     applied = migrator.migrate(configured)
-    return [f"applied {item.number:04} {item.name}" for item in applied] or ["nothing to do: the vault is up to date"]
+    return [f"applied {item.number:04} {item.name}" for item in applied] or [
+        "nothing to do: the vault is up to date"
+    ]
 
 
 def rotate(keyring: str) -> str:
     """Make a new key the active one."""
     opened = opening.open_keyring(keyring)
-    if not isinstance(opened, opening.LocalKeyring):
+    if not isinstance(opened, LocalKeyring):
         message = f"the keys of {keyring} are rotated where they live, not here"
         raise Refused(message)
     return f"{opened.rotate()} is active now; keep a copy of {opened.directory} where the backups are not"
@@ -97,12 +101,18 @@ def _restore_database(backup: OpenBackup, target: Target) -> str:
         errors += restore_globals(backup, tools, environment, limits, scratch=False)
     progress = _progress(backup)
     maintenance = parts["PGDATABASE"]
-    arguments = [f"--dbname={target.as_database}"] if target.as_database else ["--create", f"--dbname={maintenance}"]
+    arguments = (
+        [f"--dbname={target.as_database}"]
+        if target.as_database
+        else ["--create", f"--dbname={maintenance}"]
+    )
     errors += restore_dump(backup, tools, environment, arguments, limits, progress.add)
     progress.finish()
     if errors:
         listed = "\n  ".join(errors[:20])
-        message = f"the restore of {backup.manifest.backup_id} reported {len(errors)} errors:\n  {listed}"
+        message = (
+            f"the restore of {backup.manifest.backup_id} reported {len(errors)} errors:\n  {listed}"
+        )
         raise Damaged(message)
     name = target.as_database or backup.manifest.server.database
     return f"{backup.manifest.backup_id} is restored as database {name} after {time.monotonic() - started:.1f} s, without an error"
@@ -116,10 +126,20 @@ def _parts(target: Target) -> dict[str, str]:
     if parts.pop("password", None):
         message = "no passwords on the command line, others can read it: set PGPASSWORD, PGPASSFILE or ~/.pgpass"
         raise Refused(message)
-    names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE", "sslmode": "PGSSLMODE"}
-    return {"PGDATABASE": "postgres"} | {names[key]: str(value) for key, value in parts.items() if key in names}
+    names = {
+        "host": "PGHOST",
+        "port": "PGPORT",
+        "user": "PGUSER",
+        "dbname": "PGDATABASE",
+        "sslmode": "PGSSLMODE",
+    }
+    return {"PGDATABASE": "postgres"} | {
+        names[key]: str(value) for key, value in parts.items() if key in names
+    }
 
 
 def _progress(backup: OpenBackup) -> Progress:
     watching = listener.get()
-    return Progress("restore", *([watching] if watching else []), total_bytes=backup.manifest.stored_bytes)
+    return Progress(
+        "restore", *([watching] if watching else []), total_bytes=backup.manifest.stored_bytes
+    )

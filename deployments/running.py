@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -23,7 +23,7 @@ from rich.table import Table
 from tasks.progress import Reading, listener
 
 if TYPE_CHECKING:
-    from flows.backup import BackupReport
+    from flows.backup import BackupReport, Kind
 
 _STYLE = {"PASS": "green", "PARTIAL": "yellow", "FAIL": "red", "NOT_RUN": "dim"}
 
@@ -36,10 +36,12 @@ def backup(
     from tasks.backup.options import BackupOptions
 
     with on_terminal(quiet=quiet):
-        return backup_and_verify(server, kind, database, BackupOptions(**options))  # type: ignore[arg-type,return-value]
+        return backup_and_verify(server, cast("Kind", kind), database, BackupOptions(**options))
 
 
-def verify(backup_id: str, options: Mapping[str, Any], *, restore: bool, quiet: bool) -> "BackupReport":
+def verify(
+    backup_id: str, options: Mapping[str, Any], *, restore: bool, quiet: bool
+) -> "BackupReport":
     """Run verify_backup here and now."""
     from flows.backup import verify_backup
     from tasks.backup.options import BackupOptions
@@ -57,7 +59,12 @@ def rungs_table(report: "BackupReport") -> Table:
     table.add_column("seconds", justify="right")
     for name, rung in report.rungs.items():
         style = _STYLE[rung.outcome.value]
-        table.add_row(name, f"[{style}]{rung.outcome.value}[/{style}]", escape(rung.summary), f"{rung.seconds:.1f}")
+        table.add_row(
+            name,
+            f"[{style}]{rung.outcome.value}[/{style}]",
+            escape(rung.summary),
+            f"{rung.seconds:.1f}",
+        )
     return table
 
 
@@ -99,6 +106,8 @@ class _Shown:
     def __call__(self, reading: Reading) -> None:
         task = self._tasks.get(reading.stage)
         if task is None:
-            task = self._tasks[reading.stage] = self._bars.add_task(reading.stage, total=reading.total_bytes)
+            task = self._tasks[reading.stage] = self._bars.add_task(
+                reading.stage, total=reading.total_bytes
+            )
         total = reading.done_bytes if reading.finished else reading.total_bytes
         self._bars.update(task, completed=reading.done_bytes, total=total)

@@ -18,7 +18,13 @@ from tasks.home import home
 from tasks.redaction import redact
 from tasks.schema import migrator
 
-_STYLE = {"VERIFIED": "green", "COMPLETED": "yellow", "PARTIAL": "yellow", "FAILED": "red", "CANCELLED": "dim"}
+_STYLE = {
+    "VERIFIED": "green",
+    "COMPLETED": "yellow",
+    "PARTIAL": "yellow",
+    "FAILED": "red",
+    "CANCELLED": "dim",
+}
 _MEGABYTE = 1e6
 
 
@@ -42,7 +48,10 @@ def show(table: Table) -> None:
 def plain(values: Iterable[Any]) -> list[dict[str, Any]]:
     """Return dataclasses as dictionaries of JSON values; bytes as hex."""
     return [
-        {name: value.hex() if isinstance(value, bytes) else value for name, value in dataclasses.asdict(item).items()}
+        {
+            name: value.hex() if isinstance(value, bytes) else value
+            for name, value in dataclasses.asdict(item).items()
+        }
         for item in values
     ]
 
@@ -59,7 +68,12 @@ def catalog(server: str | None, limit: int) -> list[CatalogEntry]:
 
 def catalog_table(entries: Sequence[CatalogEntry]) -> Table:
     """Return the catalog as a table."""
-    table = Table(title=f"{len(entries)} backups, newest first", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=f"{len(entries)} backups, newest first",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for heading in ("backup", "server", "database", "status", "re-read", "restored", "equal"):
         table.add_column(heading, no_wrap=True)
     for heading in ("MB", "took s", "RTO s"):
@@ -76,8 +90,16 @@ def settings() -> list[Setting]:
     url = vault.vault_url()
     return [
         _setting("ONEVAULT_ENV", "not set (refused by flows)"),
-        Setting("ONEVAULT_HOME", str(home()), "environment" if "ONEVAULT_HOME" in os.environ else "default"),
-        Setting("vault", redact(url) if url else "the embedded server", "ONEVAULT_VAULT_URL" if url else "default"),
+        Setting(
+            "ONEVAULT_HOME",
+            str(home()),
+            "environment" if "ONEVAULT_HOME" in os.environ else "default",
+        ),
+        Setting(
+            "vault",
+            redact(url) if url else "the embedded server",
+            "ONEVAULT_VAULT_URL" if url else "default",
+        ),
         _setting("ONEVAULT_RUN_AS", "postgres, else nobody (as root only)"),
         _setting("ONEVAULT_PG_BIN", "found by itself, see `onevault doctor`"),
         _setting("PREFECT_API_URL", "none: a temporary server per run"),
@@ -96,7 +118,9 @@ def settings_table(found: Iterable[Setting]) -> Table:
 
 def _setting(name: str, otherwise: str) -> Setting:
     given = os.environ.get(name)
-    return Setting(name, redact(given) if given else otherwise, "environment" if given else "default")
+    return Setting(
+        name, redact(given) if given else otherwise, "environment" if given else "default"
+    )
 
 
 def _embedded_url() -> str | None:

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, cast
 
 from prefect import flow
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from tasks import windows
 from tasks.backup import rehearsal
 from tasks.backup import tasks as work
+from tasks.backup.comparison import TableRow
 from tasks.backup.models import BackupKind, Outcome, Proof, Rung, not_run
 from tasks.backup.options import BackupOptions
 from tasks.backup.restore import OpenBackup
@@ -36,14 +37,14 @@ def backup_and_verify(
     kind: Kind = "logical",
     database: str | None = None,
     options: BackupOptions = BackupOptions(),  # noqa: B008 - frozen
-) -> "BackupReport | State[OneVaultError | None]":
+) -> BackupReport | None:
     """Back up a server (physical) or one of its databases (logical), and prove that the copy restores.
 
     Raises what went wrong, as one sentence; outside its window the run ends as Skipped.
     """
     window = windows.parse(options.window)
     if not window.is_open(now := datetime.now(UTC)):
-        return _skipped(window, now)
+        return cast("None", _skipped(window, now))
     try:
         site = work.open_site(server, _bounded(options, window, now))
         ready = work.check_preconditions(site, BackupKind(kind), database)
@@ -60,7 +61,7 @@ def verify_backup(
     backup_id: str,
     restore: bool = True,
     options: BackupOptions = BackupOptions(),  # noqa: B008 - frozen
-) -> "BackupReport | State[OneVaultError]":
+) -> BackupReport:
     """Prove a stored backup once more: re-read it and, unless told otherwise, restore and compare it."""
     try:
         backup, plan = work.open_stored(backup_id, options)
@@ -73,7 +74,8 @@ def _prove(backup: OpenBackup, plan: rehearsal.Rehearsal, *, restore: bool) -> B
     started_at = datetime.now(UTC)
     reread, size = work.reread_backup(backup)
     restored = comparison = structure = not_run("not asked for")
-    seconds, rows = None, []
+    seconds: float | None = None
+    rows: list[TableRow] = []
     if restore and reread.outcome is Outcome.PASS:
         with rehearsal.scratch_cluster(backup, plan) as cluster:
             copy = work.restore_into_scratch(backup, cluster, plan)
@@ -83,26 +85,40 @@ def _prove(backup: OpenBackup, plan: rehearsal.Rehearsal, *, restore: bool) -> B
                 comparison, rows = work.compare_with_source(backup, copy.server, plan)
                 structure = work.check_structure(backup, copy.server, plan)
     proof = Proof(
-        backup.manifest.backup_id, started_at, datetime.now(UTC), reread, restored, comparison, structure, seconds, size
+        backup.manifest.backup_id,
+        started_at,
+        datetime.now(UTC),
+        reread,
+        restored,
+        comparison,
+        structure,
+        seconds,
+        size,
     )
     sentence = work.record_proof(backup, proof, rows)
     if proof.outcome is Outcome.FAIL:
         raise Damaged(sentence)
-    return BackupReport(proof.backup_id, proof.outcome, sentence, backup.manifest.stored_bytes, seconds, proof.rungs)
+    return BackupReport(
+        proof.backup_id, proof.outcome, sentence, backup.manifest.stored_bytes, seconds, proof.rungs
+    )
 
 
-def _failed(error: OneVaultError) -> "State[OneVaultError]":
-    # Callers in Python get the exception; people get the sentence, without a traceback of ours around it.
-    return Failed(message=str(error), data=error)
+def _failed(error: OneVaultError) -> BackupReport:
+    # A returned state becomes the run's: callers in Python get the exception, people the sentence without a traceback.
+    return cast("BackupReport", Failed(message=str(error), data=error))
 
 
-def _bounded(options: BackupOptions, window: windows.MaintenanceWindow, now: datetime) -> BackupOptions:
+def _bounded(
+    options: BackupOptions, window: windows.MaintenanceWindow, now: datetime
+) -> BackupOptions:
     """Return the options with every time limit inside what is left of the window."""
     left = window.seconds_left(now)
-    return options.model_copy(update={"timeout_seconds": min(options.timeout_seconds, left or options.timeout_seconds)})
+    return options.model_copy(
+        update={"timeout_seconds": min(options.timeout_seconds, left or options.timeout_seconds)}
+    )
 
 
-def _skipped(window: windows.MaintenanceWindow, now: datetime) -> "State[None]":
+def _skipped(window: windows.MaintenanceWindow, now: datetime) -> object:
     opens_at = window.next_opening(now)
     message = f"The window {window} is closed; it opens at {opens_at:%Y-%m-%d %H:%M %Z}. Nothing was done."
     return Completed(name="Skipped", message=message)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from typing import cast
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -28,12 +29,12 @@ def artifact_key(*words: str) -> str:
 
 def show_markdown(key: str, markdown: str, description: str) -> None:
     """Leave a page on the run."""
-    _quietly(lambda: create_markdown_artifact(markdown, key=key, description=description, _sync=True))  # type: ignore[call-arg]
+    _quietly(lambda: create_markdown_artifact(markdown, key=key, description=description))
 
 
 def show_table(key: str, rows: Sequence[dict[str, str | int | None]], description: str) -> None:
     """Leave a table on the run."""
-    _quietly(lambda: create_table_artifact(list(rows), key=key, description=description, _sync=True))  # type: ignore[call-arg]
+    _quietly(lambda: create_table_artifact(list(rows), key=key, description=description))
 
 
 class ProgressArtifact:
@@ -58,7 +59,9 @@ class ProgressArtifact:
         if reading.finished:
             self._submit(_FINISHED_PERCENT)
             self._caller.shutdown(wait=False)
-        elif now - self._shown >= _UPDATE_SECONDS and (self._waiting is None or self._waiting.done()):
+        elif now - self._shown >= _UPDATE_SECONDS and (
+            self._waiting is None or self._waiting.done()
+        ):
             self._shown = now
             self._submit(reading.percent or 0.0)
 
@@ -71,16 +74,16 @@ class ProgressArtifact:
 
     def _call(self, percent: float) -> None:
         if self._artifact_id is None:
-            created = create_progress_artifact(percent, description=self._description, _sync=True)  # type: ignore[call-arg]
-            self._artifact_id = created  # type: ignore[assignment]
+            created = create_progress_artifact(percent, description=self._description)
+            self._artifact_id = cast("UUID", created)
         else:
-            update_progress_artifact(self._artifact_id, progress=percent, _sync=True)  # type: ignore[call-arg]
+            update_progress_artifact(self._artifact_id, progress=percent)
 
 
 def _quietly(show: Callable[[], object]) -> bool:
     try:
         show()
-    except Exception as error:  # noqa: BLE001 - the work goes on whatever the API says
+    except Exception as error:
         get_run_logger().warning("not shown in Prefect (%s: %s)", type(error).__name__, error)
         return False
     return True

@@ -36,3 +36,9 @@ def make_home() -> Path:
         message = f"The home directory {place} cannot be written: set ONEVAULT_HOME to one that can"
         raise Refused(message)
     return place
+
+
+def scratch_home() -> Path:
+    """Name the folder of scratch servers: ONEVAULT_SCRATCH, else `scratch` in the home directory, which is made."""
+    configured = os.environ.get("ONEVAULT_SCRATCH")
+    return Path(configured).expanduser().resolve() if configured else make_home() / "scratch"

@@ -114,7 +114,9 @@ def open_vault() -> "psycopg.Connection[Any]":
     opened = vault.connect(configured)
     if waiting := migrator.pending(opened):
         opened.close()
-        message = f"The vault lacks {len(waiting)} migrations: run `onevault migrate`, then try again."
+        message = (
+            f"The vault lacks {len(waiting)} migrations: run `onevault migrate`, then try again."
+        )
         raise Refused(message)
     return opened
 
@@ -153,7 +155,7 @@ def _saved(name: str, kinds: Sequence[type[Block]]) -> bool:
 def _load(name: str, kinds: Sequence[type[BlockT]], what: str) -> BlockT:
     for kind in kinds:
         if block := _found(name, kind):
-            return cast("BlockT", block)
+            return block
     message = f"There is no {what} block named {name!r}: `onevault config` lists what there is, `onevault register` makes the defaults."
     raise Refused(message)
 

@@ -76,7 +76,11 @@ class Progress:
 
     def _tell(self, *, finished: bool) -> None:
         reading = Reading(
-            self._stage, self._done_bytes, self._total_bytes, time.monotonic() - self._started, finished
+            self._stage,
+            self._done_bytes,
+            self._total_bytes,
+            time.monotonic() - self._started,
+            finished,
         )
         for tell in self._listeners:
             tell(reading)

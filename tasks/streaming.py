@@ -46,7 +46,12 @@ class ProgramOutput:
         self._watchdog = self._ends.enter_context(Watchdog(self._process, self._timeout_seconds))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._ends.close()
 
     @property
@@ -82,8 +87,11 @@ def feed(
         stdin = cast("IO[bytes]", process.stdin)
         _widen(stdin)
         _pour(chunks, stdin)
-        with suppress(ProgramFailed if not check else ()):
+        try:
             _check(argv, process, watchdog, tail, timeout_seconds)
+        except ProgramFailed:
+            if check:
+                raise
         return tail.lines()
 
 
@@ -97,7 +105,11 @@ def _pour(chunks: Iterable[bytes], stdin: IO[bytes]) -> None:
 
 
 def _check(
-    argv: Sequence[str | Path], process: Process, watchdog: Watchdog, tail: StderrTail, timeout_seconds: float
+    argv: Sequence[str | Path],
+    process: Process,
+    watchdog: Watchdog,
+    tail: StderrTail,
+    timeout_seconds: float,
 ) -> None:
     name = Path(argv[0]).name
     returncode = process.wait()

@@ -17,13 +17,19 @@ _LOAD_SECONDS = 600.0
 def load(server: EmbeddedServer, scale: int) -> str:
     """Make the demo's database unless it is there, and say how large it is."""
     if vault.ensure_database(server.url(), DATABASE):
-        _run(server, "psql", ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", f"--file={_AWKWARD}"])
-        _run(server, "pgbench", ["--initialize", "--init-steps=dtGvp", f"--scale={scale}", "--quiet"])
-    with connection.connect(server.url(DATABASE)) as opened:
-        size = connection.fetch_value(opened, "SELECT pg_size_pretty(pg_database_size(current_database()))")
-        tables = connection.fetch_value(
-            opened, "SELECT count(*) FROM pg_stat_user_tables"
+        _run(
+            server,
+            "psql",
+            ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", f"--file={_AWKWARD}"],
         )
+        _run(
+            server, "pgbench", ["--initialize", "--init-steps=dtGvp", f"--scale={scale}", "--quiet"]
+        )
+    with connection.connect(server.url(DATABASE)) as opened:
+        size = connection.fetch_value(
+            opened, "SELECT pg_size_pretty(pg_database_size(current_database()))"
+        )
+        tables = connection.fetch_value(opened, "SELECT count(*) FROM pg_stat_user_tables")
     return f"{DATABASE}: {size}, {tables} tables"
 
 
@@ -38,7 +44,9 @@ def _run(server: EmbeddedServer, program: str, arguments: list[str]) -> None:
         "PGPASSWORD": str(parts["password"]),
         "PGCLIENTENCODING": "UTF8",
     }
-    processes.run([_tool(server.major, program), *arguments], env=environment, timeout_seconds=_LOAD_SECONDS)
+    processes.run(
+        [_tool(server.major, program), *arguments], env=environment, timeout_seconds=_LOAD_SECONDS
+    )
 
 
 def _tool(major: int, program: str) -> Path:

@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 
 from tasks import embedded
+from tasks.cluster_settings import free_port
 from tasks.errors import Unavailable
 from tasks.folders import make_folder, remove_tree
 from tasks.home import home, make_home
 from tasks.processes import start
-from tasks.cluster_settings import free_port
 
 _START_SECONDS = 180
 _STOP_SECONDS = 15
@@ -63,8 +63,16 @@ def start_server() -> Services:
         return running
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
-    environment = _environment(url) | _SERVER_SETTINGS | {"PREFECT_SERVER_UI_API_URL": url, "PREFECT_UI_API_URL": url}
-    pid = _start(["server", "start", "--host", "127.0.0.1", "--port", str(port)], environment, "prefect-server")
+    environment = (
+        _environment(url)
+        | _SERVER_SETTINGS
+        | {"PREFECT_SERVER_UI_API_URL": url, "PREFECT_UI_API_URL": url}
+    )
+    pid = _start(
+        ["server", "start", "--host", "127.0.0.1", "--port", str(port)],
+        environment,
+        "prefect-server",
+    )
     services = Services(port, pid)
     _write(services)
     return services
@@ -74,14 +82,21 @@ def wait_until_ready(services: Services) -> None:
     """Wait until the server answers; Unavailable when it does not."""
     waiting = threading.Event()
     for _ in range(_START_SECONDS * 2):
-        with suppress(urllib.error.URLError, OSError):
-            with urllib.request.urlopen(f"{services.api_url}/health", timeout=2):  # noqa: S310 - our own address
-                return
+        if _answers(services):
+            return
         if not _is_ours(services.server_pid):
             break
         waiting.wait(0.5)
     message = f"the Prefect server did not start; see {_folder() / 'prefect-server.log'}"
     raise Unavailable(message)
+
+
+def _answers(services: Services) -> bool:
+    try:
+        with urllib.request.urlopen(f"{services.api_url}/health", timeout=2):  # noqa: S310 - our own address
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
 
 
 def start_worker(services: Services) -> Services:
@@ -107,28 +122,29 @@ def deploy_command() -> list[str]:
 
 def down(*, wipe: bool) -> list[str]:
     """Stop everything the demo started, and say what was stopped."""
-    return list(_down(wipe=wipe))
-
-
-def _down(*, wipe: bool) -> Iterator[str]:
-    services = _read()
-    stopped = False
-    for name, pid in (("worker", services.worker_pid), ("server", services.server_pid)) if services else ():
-        if pid and _stop(pid):
-            stopped = True
-            yield f"stopped the Prefect {name}"
-    for server in embedded.status():
-        if server.is_running and embedded.stop(server.name):
-            stopped = True
-            yield f"stopped the embedded PostgreSQL {server.name!r}"
+    done = [*_stop_prefect(), *_stop_postgres()]
     if wipe:
         for server in embedded.status():
             embedded.wipe(server.name)
         for name in ("demo", "store", "keys", "scratch"):
             remove_tree(home() / name)
-        yield "deleted the data of the demo and of the embedded vault"
-    elif not stopped:
-        yield "nothing was running"
+        done.append("deleted the data of the demo and of the embedded vault")
+    return done or ["nothing was running"]
+
+
+def _stop_prefect() -> Iterator[str]:
+    services = _read()
+    if services is None:
+        return
+    for name, pid in (("worker", services.worker_pid), ("server", services.server_pid)):
+        if pid and _stop(pid):
+            yield f"stopped the Prefect {name}"
+
+
+def _stop_postgres() -> Iterator[str]:
+    for server in embedded.status():
+        if server.is_running and embedded.stop(server.name):
+            yield f"stopped the embedded PostgreSQL {server.name!r}"
 
 
 def environment(services: Services) -> dict[str, str]:

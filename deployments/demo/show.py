@@ -28,7 +28,9 @@ _CHECKOUT = Path(__file__).parents[2]
 
 def run(scale: int, *, keep: bool) -> int:
     """Run the demo and return the exit code; with `keep` the servers stay up to look at."""
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=120)
+    console = (
+        Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=120)
+    )
     started = time.monotonic()
     try:
         passed = _scenes(console, scale)
@@ -103,8 +105,16 @@ def _damage(console: Console, backup_id: str) -> bool:
         into = home() / "demo" / "damaged"
         damage = damage_a_copy(backup, into)
         forged = forge_a_manifest(backup, into)
-        for what, sentence in ((f"bit flipped at byte {damage.offset:,}", damage.sentence), ("manifest edited", forged)):
-            console.print(f"   {what}: [red]refused[/red], {sentence}" if sentence else f"   {what}: NOT CAUGHT", soft_wrap=True)
+        for what, sentence in (
+            (f"bit flipped at byte {damage.offset:,}", damage.sentence),
+            ("manifest edited", forged),
+        ):
+            console.print(
+                f"   {what}: [red]refused[/red], {sentence}"
+                if sentence
+                else f"   {what}: NOT CAUGHT",
+                soft_wrap=True,
+            )
     return damage.caught and bool(forged)
 
 

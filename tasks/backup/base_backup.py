@@ -53,7 +53,9 @@ class BaseBackup:
     The server checks data checksums as it reads, and its error is raised here.
     """
 
-    def __init__(self, connection: psycopg.Connection, *, label: str, level: int, workers: int) -> None:
+    def __init__(
+        self, connection: psycopg.Connection, *, label: str, level: int, workers: int
+    ) -> None:
         self._pgconn = connection.pgconn
         self._label = label
         self._level = level
@@ -123,7 +125,9 @@ class BaseBackup:
     def _command(self, *, compress: bool) -> bytes:
         options = [
             sql.SQL("LABEL {}").format(sql.Literal(self._label)),
-            sql.SQL("PROGRESS true, CHECKPOINT 'fast', WAL true, TABLESPACE_MAP true, MANIFEST 'yes', TARGET 'client'"),
+            sql.SQL(
+                "PROGRESS true, CHECKPOINT 'fast', WAL true, TABLESPACE_MAP true, MANIFEST 'yes', TARGET 'client'"
+            ),
         ]
         if compress:
             detail = f"level={self._level},workers={self._workers}"
@@ -165,7 +169,9 @@ class BaseBackup:
     def _result(self, expected: pq.ExecStatus) -> "pq.abc.PGresult":
         result = self._pgconn.get_result()
         if result is None:
-            message = "the server closed the connection in mid-backup; the backup will be taken anew"
+            message = (
+                "the server closed the connection in mid-backup; the backup will be taken anew"
+            )
             raise Unavailable(message)
         _check(result)
         if result.status != expected:

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ import psycopg
 
 from tasks import processes
 from tasks.backup import inventory
-from tasks.backup.base_backup import ArchiveStart, Archives, BaseBackup, ManifestStart
+from tasks.backup.base_backup import Archives, ArchiveStart, BaseBackup, ManifestStart
 from tasks.backup.comparison import schema_lines
 from tasks.backup.inventory import DatabaseInventory, Depth, Inventory, Sessions
 from tasks.backup.manifest import canonical
 from tasks.backup.models import RecoveryPoint, StoredObject
 from tasks.backup.pipeline import Described, Destination, compress, counted, prefetch, store_object
 from tasks.backup.ports import Server
-from tasks.progress import Progress
 from tasks.programs import Installation
+from tasks.progress import Progress
 from tasks.streaming import ProgramOutput
 
 _SCHEMA_TIMEOUT_SECONDS = 600.0
@@ -70,7 +70,9 @@ def client_environment(server: Server) -> Iterator[dict[str, str]]:
         yield server.libpq_environment(passfile)
 
 
-def take_logical(server: Server, tools: Installation, to: Destination, order: Order, progress: Progress) -> Taken:
+def take_logical(
+    server: Server, tools: Installation, to: Destination, order: Order, progress: Progress
+) -> Taken:
     """Dump one database and the server's globals under one exported snapshot, and count its tables in that snapshot."""
     database = order.database or server.database
     connect = partial(server.connect, database)
@@ -100,10 +102,14 @@ def take_logical(server: Server, tools: Installation, to: Destination, order: Or
     )
 
 
-def take_physical(server: Server, tools: Installation, to: Destination, order: Order, progress: Progress) -> Taken:
+def take_physical(
+    server: Server, tools: Installation, to: Destination, order: Order, progress: Progress
+) -> Taken:
     """Copy the whole server by BASE_BACKUP, with the WAL that makes it consistent, and count what it holds right after."""
     with closing(server.replication_connection()) as connection:
-        backup = BaseBackup(connection, label=order.backup_id, level=order.level, workers=order.threads)
+        backup = BaseBackup(
+            connection, label=order.backup_id, level=order.level, workers=order.threads
+        )
         backup.begin()
         progress.expect(backup.total_bytes)
         try:
@@ -158,9 +164,16 @@ def take_one_database(server: Server, tools: Installation, order: Order) -> Inve
     return Inventory(databases=(found,), roles=roles, memberships=memberships)
 
 
-def read_schema(tools: Installation, environment: dict[str, str], snapshot: str | None = None) -> tuple[str, ...]:
+def read_schema(
+    tools: Installation, environment: dict[str, str], snapshot: str | None = None
+) -> tuple[str, ...]:
     """Return the schema of the database that PGDATABASE names, as the lines of a dump."""
-    argv = [tools.program("pg_dump"), "--schema-only", "--create", "--no-password"]
+    argv: list[str | Path] = [
+        tools.program("pg_dump"),
+        "--schema-only",
+        "--create",
+        "--no-password",
+    ]
     if snapshot:
         argv.append(f"--snapshot={snapshot}")
     finished = processes.run(argv, env=environment, timeout_seconds=_SCHEMA_TIMEOUT_SECONDS)
@@ -174,15 +187,22 @@ def _count_database(
         return _count(sessions, tools, environment, order)
 
 
-def _count(sessions: Sessions, tools: Installation, environment: dict[str, str], order: Order) -> DatabaseInventory:
+def _count(
+    sessions: Sessions, tools: Installation, environment: dict[str, str], order: Order
+) -> DatabaseInventory:
     lines = read_schema(tools, environment, sessions.snapshot)
     return inventory.take_database(sessions, order.depth, lines)
 
 
 def _store_dump(
-    tools: Installation, environment: dict[str, str], to: Destination, order: Order, snapshot: str, progress: Progress
+    tools: Installation,
+    environment: dict[str, str],
+    to: Destination,
+    order: Order,
+    snapshot: str,
+    progress: Progress,
 ) -> StoredObject:
-    argv = [
+    argv: list[str | Path] = [
         tools.program("pg_dump"),
         "--format=custom",
         "--compress=0",
@@ -204,9 +224,18 @@ def _store_dump(
 
 
 def _store_globals(
-    tools: Installation, environment: dict[str, str], to: Destination, order: Order, connect: inventory.Connect
+    tools: Installation,
+    environment: dict[str, str],
+    to: Destination,
+    order: Order,
+    connect: inventory.Connect,
 ) -> StoredObject:
-    argv = [tools.program("pg_dumpall"), "--globals-only", "--no-password", f"--database={environment['PGDATABASE']}"]
+    argv: list[str | Path] = [
+        tools.program("pg_dumpall"),
+        "--globals-only",
+        "--no-password",
+        f"--database={environment['PGDATABASE']}",
+    ]
     with connect() as connection:
         if not _may_read_passwords(connection):
             argv.append("--no-role-passwords")
@@ -218,7 +247,7 @@ def _store_globals(
         )
 
 
-def _store_archive(  # noqa: PLR0913 - one archive of one backup
+def _store_archive(
     backup: BaseBackup,
     start: ArchiveStart | ManifestStart,
     chunks: Iterator[bytes],
@@ -230,7 +259,10 @@ def _store_archive(  # noqa: PLR0913 - one archive of one backup
         source = _Counter()
         compressed = compress(counted(chunks, source.add), order.level, 0)
         return store_object(
-            to, Described("backup_manifest.zst", "backup_manifest"), compressed, lambda: source.bytes
+            to,
+            Described("backup_manifest.zst", "backup_manifest"),
+            compressed,
+            lambda: source.bytes,
         )
     described = Described(
         f"{start.name}.zst", "tablespace" if start.oid else "base", start.oid, start.path
@@ -258,5 +290,7 @@ def _lsn(connection: "psycopg.Connection[Any]") -> str:
 
 
 def _may_read_passwords(connection: "psycopg.Connection[Any]") -> bool:
-    row = connection.execute("SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')").fetchone()
+    row = connection.execute(
+        "SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')"
+    ).fetchone()
     return bool(row and row[0])

@@ -8,7 +8,7 @@ _MARK = {
     Outcome.PASS: "✅ PASS",
     Outcome.FAIL: "❌ FAIL",
     Outcome.PARTIAL: "⚠️ PARTIAL",
-    Outcome.NOT_RUN: "➖ NOT RUN",
+    Outcome.NOT_RUN: "⏭️ NOT RUN",
 }
 
 
@@ -42,7 +42,10 @@ def markdown(manifest: Manifest, proof: Proof, location: str) -> str:
             *_findings(proof),
             "| fact | value |",
             "| --- | --- |",
-            *(f"| {name} | {_cell(value)} |" for name, value in facts(manifest, proof, location).items()),
+            *(
+                f"| {name} | {_cell(value)} |"
+                for name, value in facts(manifest, proof, location).items()
+            ),
             "",
         ]
     )
@@ -55,10 +58,14 @@ def facts(manifest: Manifest, proof: Proof, location: str) -> dict[str, str]:
         "backup": manifest.backup_id,
         "server": f"{manifest.server.name}, PostgreSQL {manifest.server.version}, system identifier {manifest.server.system_identifier}",
         "database": manifest.server.database or "all",
-        "shows the state at": f"snapshot {point.snapshot}, LSN {point.lsn}" if point.snapshot else f"LSN {point.stop_lsn} on timeline {point.timeline}",
+        "shows the state at": f"snapshot {point.snapshot}, LSN {point.lsn}"
+        if point.snapshot
+        else f"LSN {point.stop_lsn} on timeline {point.timeline}",
         "taken": f"{manifest.started_at:%Y-%m-%d %H:%M:%S} to {manifest.completed_at:%H:%M:%S} UTC with {manifest.tool}",
         "verified": f"{proof.started_at:%Y-%m-%d %H:%M:%S} to {proof.finished_at:%H:%M:%S} UTC",
-        "measured restore time (RTO)": f"{proof.restore_seconds:.1f} s" if proof.restore_seconds else "not measured",
+        "measured restore time (RTO)": f"{proof.restore_seconds:.1f} s"
+        if proof.restore_seconds
+        else "not measured",
         "stored": f"{manifest.stored_bytes:,} bytes in {len(manifest.objects)} objects at {location}",
         "compressed": f"{manifest.codec} level {manifest.compression_level}, by the {manifest.compressed_by}",
         "encrypted": f"{manifest.cipher}, key {manifest.encryption_key_id}",
@@ -81,7 +88,9 @@ def table_artifact(rows: list[TableRow]) -> list[dict[str, str | int | None]]:
 
 
 def _findings(proof: Proof) -> list[str]:
-    found = [f"{name}: {finding}" for name, rung in proof.rungs.items() for finding in rung.findings]
+    found = [
+        f"{name}: {finding}" for name, rung in proof.rungs.items() for finding in rung.findings
+    ]
     if not found:
         return []
     shown = [f"* {_cell(finding)}" for finding in found[:_SHOWN_FINDINGS]]

@@ -5,7 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tasks.backup.inventory import DatabaseInventory, Inventory, NamedValue, SequenceFacts, TableFacts
+from tasks.backup.inventory import (
+    DatabaseInventory,
+    Inventory,
+    NamedValue,
+    SequenceFacts,
+    TableFacts,
+)
 from tasks.backup.models import BackupKind, Outcome, Rung
 
 _SHOWN_DIFFERENCES = 50
@@ -22,7 +28,9 @@ def compare(source: Inventory, restored: Inventory, kind: BackupKind) -> Rung:
         else:
             findings += _database(database, copy, kind)
     outcome = _outcome(findings, moved=kind is BackupKind.PHYSICAL and _moved(source, restored))
-    return Rung(outcome, _summary(source, findings, outcome), findings=tuple(findings[:_SHOWN_DIFFERENCES]))
+    return Rung(
+        outcome, _summary(source, findings, outcome), findings=tuple(findings[:_SHOWN_DIFFERENCES])
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,11 @@ def _table_row(database: str, table: TableFacts, copy: TableFacts | None) -> Tab
     how = {"record": "equal", "text": "equal (as text)", "count": "equal count"}[table.method]
     unlogged = table.persistence == "u" and copy.rows == 0
     return TableRow(
-        database, table.label, table.rows, copy.rows, how if equal else "emptied (UNLOGGED)" if unlogged else "DIFFERENT"
+        database,
+        table.label,
+        table.rows,
+        copy.rows,
+        how if equal else "emptied (UNLOGGED)" if unlogged else "DIFFERENT",
     )
 
 
@@ -107,7 +119,9 @@ def _roles(source: Inventory, restored: Inventory) -> list[str]:
     ]
 
 
-def _database(source: DatabaseInventory, restored: DatabaseInventory, kind: BackupKind) -> list[str]:
+def _database(
+    source: DatabaseInventory, restored: DatabaseInventory, kind: BackupKind
+) -> list[str]:
     findings = [
         *_tables(source.tables, restored.tables, kind),
         *_sequences(source.sequences, restored.sequences),
@@ -125,7 +139,9 @@ def _database(source: DatabaseInventory, restored: DatabaseInventory, kind: Back
     return [f"{source.database}: {finding}" for finding in findings]
 
 
-def _tables(source: Iterable[TableFacts], restored: Iterable[TableFacts], kind: BackupKind) -> list[str]:
+def _tables(
+    source: Iterable[TableFacts], restored: Iterable[TableFacts], kind: BackupKind
+) -> list[str]:
     copies = {table.label: table for table in restored}
     findings = []
     for table in source:
@@ -150,7 +166,9 @@ def _sequences(source: Iterable[SequenceFacts], restored: Iterable[SequenceFacts
         if copy is None:
             findings.append(f"sequence {item.label} is missing")
         elif not _between(item, copy.before):
-            findings.append(f"sequence {item.label} stands at {copy.before}, not between {item.before} and {item.after}")
+            findings.append(
+                f"sequence {item.label} stands at {copy.before}, not between {item.before} and {item.after}"
+            )
     return findings
 
 

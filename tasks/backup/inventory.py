@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, LiteralString, Self, cast
+from typing import Any, Literal, LiteralString, Self
 
 import psycopg
 from psycopg import sql
@@ -85,8 +85,12 @@ class Inventory(Record):
     databases: tuple[DatabaseInventory, ...]
     roles: tuple[NamedValue, ...]
     memberships: tuple[NamedValue, ...]
-    xmax: str | None = Field(default=None, description="The first transaction this state does not show.")
-    running: int | None = Field(default=None, description="Transactions in progress when it was taken.")
+    xmax: str | None = Field(
+        default=None, description="The first transaction this state does not show."
+    )
+    running: int | None = Field(
+        default=None, description="Transactions in progress when it was taken."
+    )
 
 
 class Sessions:
@@ -109,7 +113,12 @@ class Sessions:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if kind is not None:
             self.cancel()
         self.close()
@@ -137,7 +146,9 @@ class Sessions:
             connection.close()
 
 
-def take_database(sessions: Sessions, depth: Depth, schema_lines: Sequence[str] = ()) -> DatabaseInventory:
+def take_database(
+    sessions: Sessions, depth: Depth, schema_lines: Sequence[str] = ()
+) -> DatabaseInventory:
     """Count and fingerprint a database as the sessions' snapshot shows it."""
     first = sessions.connections[0]
     before = _sequences(first)
@@ -157,7 +168,9 @@ def take_database(sessions: Sessions, depth: Depth, schema_lines: Sequence[str] 
     )
 
 
-def with_sequences_after(inventory: DatabaseInventory, connection: "psycopg.Connection[Any]") -> DatabaseInventory:
+def with_sequences_after(
+    inventory: DatabaseInventory, connection: "psycopg.Connection[Any]"
+) -> DatabaseInventory:
     """Return the inventory with the sequences read once more, when the backup was over."""
     after = {item.label: item.before for item in _sequences(connection)}
     moved = tuple(
@@ -167,9 +180,13 @@ def with_sequences_after(inventory: DatabaseInventory, connection: "psycopg.Conn
     return inventory.model_copy(update={"sequences": moved})
 
 
-def roles(connection: "psycopg.Connection[Any]") -> tuple[tuple[NamedValue, ...], tuple[NamedValue, ...]]:
+def roles(
+    connection: "psycopg.Connection[Any]",
+) -> tuple[tuple[NamedValue, ...], tuple[NamedValue, ...]]:
     """Return the roles with their attributes, and their memberships."""
-    return _named(connection, "roles", "attributes"), _named(connection, "memberships", "attributes")
+    return _named(connection, "roles", "attributes"), _named(
+        connection, "memberships", "attributes"
+    )
 
 
 def database_names(connection: "psycopg.Connection[Any]") -> list[str]:
@@ -213,7 +230,7 @@ def _table(connection: "psycopg.Connection[Any]", row: dict[str, Any], depth: De
     method = method if depth == "content" else "count"
     statement = _FINGERPRINTS[method].format(sql.Identifier(row["schema"], row["name"]))
     found = connection.execute(statement).fetchone()
-    rows, fingerprint = found if found else (0, None)
+    rows, fingerprint = found or (0, None)
     return TableFacts(
         schema_name=row["schema"],
         name=row["name"],
@@ -243,11 +260,17 @@ def _sequences(connection: "psycopg.Connection[Any]") -> tuple[SequenceFacts, ..
     facts = []
     for row in _rows(connection, "sequences"):
         statement = sql.SQL("SELECT CASE WHEN is_called THEN last_value END FROM {}")
-        found = connection.execute(statement.format(sql.Identifier(row["schema"], row["name"]))).fetchone()
+        found = connection.execute(
+            statement.format(sql.Identifier(row["schema"], row["name"]))
+        ).fetchone()
         value = found[0] if found else None
         facts.append(
             SequenceFacts(
-                schema_name=row["schema"], name=row["name"], increment=row["increment"], before=value, after=value
+                schema_name=row["schema"],
+                name=row["name"],
+                increment=row["increment"],
+                before=value,
+                after=value,
             )
         )
     return tuple(facts)
@@ -274,4 +297,4 @@ def _rows(connection: "psycopg.Connection[Any]", name: str) -> list[dict[str, An
 
 
 def _sql(name: str) -> LiteralString:
-    return cast("LiteralString", _QUERIES.get(name, 15))
+    return _QUERIES.get(name, 15)

@@ -16,9 +16,7 @@ from tasks.backup.models import PART_BYTES, Manifest, Proof, Rung, SourceServer
 from tasks.backup.ports import KeyHolder, ObjectStore
 from tasks.errors import OneVaultError
 
-
 OpenStore = Callable[[str], ObjectStore]
-
 
 
 @contextmanager
@@ -102,7 +100,10 @@ def record_of(proof: Proof, failure: str | None) -> VerificationRecord:
 
 
 def mend(
-    connection: "psycopg.Connection[Any]", system_identifier: str, open_store: OpenStore, keyring: KeyHolder
+    connection: "psycopg.Connection[Any]",
+    system_identifier: str,
+    open_store: OpenStore,
+    keyring: KeyHolder,
 ) -> list[str]:
     """Finish or clean up what dead runs of this server left, and say what was done.
 
@@ -116,7 +117,10 @@ def mend(
 
 
 def _mend_one(
-    connection: "psycopg.Connection[Any]", entry: CatalogEntry, open_store: OpenStore, keyring: KeyHolder
+    connection: "psycopg.Connection[Any]",
+    entry: CatalogEntry,
+    open_store: OpenStore,
+    keyring: KeyHolder,
 ) -> str:
     prefix = manifests.prefix_of(entry.system_identifier, entry.backup_id)
     try:
@@ -135,7 +139,10 @@ def _mend_one(
 
 
 def _undo(
-    vault: Callable[[], "psycopg.Connection[Any]"], store: ObjectStore, intent: BackupIntent, error: BaseException
+    vault: Callable[[], "psycopg.Connection[Any]"],
+    store: ObjectStore,
+    intent: BackupIntent,
+    error: BaseException,
 ) -> None:
     prefix = manifests.prefix_of(intent.system_identifier, intent.backup_id)
     # Whatever cannot be undone now is found and mended by the next run.

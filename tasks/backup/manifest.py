@@ -112,10 +112,10 @@ def check_listing(store: ObjectStore, prefix: str, manifest: Manifest) -> None:
     found = {entry.key for entry in store.list(f"{prefix}/")}
     found = {key for key in found if not key.startswith(f"{prefix}/{EVENTS_FOLDER}")}
     if missing := expected - found:
-        message = f"{sorted(missing)[0]} is missing from the store; this copy is lost, use another backup"
+        message = f"{min(missing)} is missing from the store; this copy is lost, use another backup"
         raise Damaged(message)
     if unknown := found - expected:
-        message = f"{sorted(unknown)[0]} does not belong to this backup; someone changed the store"
+        message = f"{min(unknown)} does not belong to this backup; someone changed the store"
         raise Damaged(message)
     for item in manifest.objects:
         if store.get(header_key(prefix, item.name)) != item.age_header.encode("ascii"):

@@ -52,7 +52,9 @@ class StoredObject(Record):
     size_bytes: int
     sha256: str
     parts: tuple[StoredPart, ...]
-    source_bytes: int | None = Field(description="Bytes before compression; null when the server compressed.")
+    source_bytes: int | None = Field(
+        description="Bytes before compression; null when the server compressed."
+    )
     age_header: str
     tablespace_oid: int | None = None
     tablespace_path: str | None = None
@@ -66,7 +68,9 @@ class SourceServer(Record):
     version: str
     version_num: int
     database: str | None
-    superuser: str = Field(description="The role that initdb made; a restored copy has the same one.")
+    superuser: str = Field(
+        description="The role that initdb made; a restored copy has the same one."
+    )
     data_checksums: bool
     in_recovery: bool
 

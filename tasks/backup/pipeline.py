@@ -29,42 +29,49 @@ class _Failure(NamedTuple):
     error: BaseException
 
 
+class _Producer(threading.Thread):
+    """Takes items from a source and offers them, until the source ends or nobody wants them any more."""
+
+    def __init__(self, items: Iterable[object], depth: int) -> None:
+        super().__init__(name="prefetch", daemon=True)
+        self._items = items
+        self.offered: queue.Queue[object] = queue.Queue(depth)
+        self.unwanted = threading.Event()
+
+    def run(self) -> None:
+        try:
+            for item in self._items:
+                if not self._offer(item):
+                    return
+            self._offer(_END)
+        except BaseException as error:
+            self._offer(_Failure(error))
+        finally:
+            _close(self._items)
+
+    def _offer(self, item: object) -> bool:
+        while not self.unwanted.is_set():
+            with suppress(queue.Full):
+                self.offered.put(item, timeout=_PATIENCE_SECONDS)
+                return True
+        return False
+
+
 def prefetch(items: Iterable[T], depth: int = 8) -> Iterator[T]:
     """Yield the same items, produced by a thread of their own, at most `depth` ahead.
 
     The thread ends with its source: whoever leaves early ends the source as well.
     """
-    waiting: queue.Queue[object] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def offer(item: object) -> bool:
-        while not stop.is_set():
-            with suppress(queue.Full):
-                waiting.put(item, timeout=_PATIENCE_SECONDS)
-                return True
-        return False
-
-    def produce() -> None:
-        try:
-            for item in items:
-                if not offer(item):
-                    return
-            offer(_END)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the consumer raises it
-            offer(_Failure(error))
-        finally:
-            _close(items)
-
-    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
-    thread.start()
+    producer = _Producer(items, depth)
+    producer.start()
     try:
-        while (item := waiting.get()) is not _END:
+        while (item := producer.offered.get()) is not _END:
             if isinstance(item, _Failure):
                 raise item.error
             yield item  # type: ignore[misc]
     finally:
-        stop.set()
-        thread.join(_PARTING_SECONDS)
+        producer.unwanted.set()
+        producer.join(_PARTING_SECONDS)
 
 
 def _close(items: Iterable[object]) -> None:
@@ -167,7 +174,10 @@ def header_key(prefix: str, name: str) -> str:
 
 
 def store_object(
-    to: Destination, described: Described, chunks: Iterable[bytes], source_bytes: Callable[[], int | None]
+    to: Destination,
+    described: Described,
+    chunks: Iterable[bytes],
+    source_bytes: Callable[[], int | None],
 ) -> StoredObject:
     """Encrypt and store one object, create-only; return what the manifest says of it."""
     file_key = age.new_file_key()
@@ -206,7 +216,9 @@ def _write_parts(to: Destination, key: str, chunks: Iterable[bytes], file_key: b
     return _Written(whole.hexdigest(), tuple(parts))
 
 
-def read_parts(store: ObjectStore, prefix: str, item: StoredObject, on_bytes: OnBytes) -> Iterator[bytes]:
+def read_parts(
+    store: ObjectStore, prefix: str, item: StoredObject, on_bytes: OnBytes
+) -> Iterator[bytes]:
     """Yield an object's parts as they lie in the store, each checked against its SHA-256 first."""
     key = payload_key(prefix, item.name)
     stream = _Exactly(store.read(key))
@@ -221,12 +233,18 @@ def read_parts(store: ObjectStore, prefix: str, item: StoredObject, on_bytes: On
         on_bytes(len(data))
         yield data
     if stream.take(1):
-        message = f"{key} is longer than its manifest says; this copy was changed, use another backup"
+        message = (
+            f"{key} is longer than its manifest says; this copy was changed, use another backup"
+        )
         raise Damaged(message)
 
 
 def open_object(
-    store: ObjectStore, keyring: KeyHolder, prefix: str, item: StoredObject, on_bytes: OnBytes = lambda _: None
+    store: ObjectStore,
+    keyring: KeyHolder,
+    prefix: str,
+    item: StoredObject,
+    on_bytes: OnBytes = lambda _: None,
 ) -> Iterator[bytes]:
     """Yield an object's content: checked, decrypted and decompressed."""
     header = age.parse_header(item.age_header.encode("ascii"))

@@ -51,6 +51,9 @@ class ObjectStore(Protocol):
     def delete_prefix(self, prefix: str) -> None:
         """Delete every object under a prefix."""
 
+    def check(self) -> None:
+        """Prove that objects can be written."""
+
     def free_bytes(self) -> int | None:
         """Return the room left, or None when the store does not know."""
 

@@ -49,13 +49,17 @@ def check(server: Server, store: ObjectStore, scratch: Path, wanted: Wanted) -> 
     with server.connect(wanted.database) as connection:
         facts = _one(connection, "facts")
         problems = [*_server_problems(facts, wanted), *_reading_problems(connection, facts, wanted)]
-    source_bytes = int(facts["database_bytes" if wanted.kind is BackupKind.LOGICAL else "cluster_bytes"] or 0)
+    source_bytes = int(
+        facts["database_bytes" if wanted.kind is BackupKind.LOGICAL else "cluster_bytes"] or 0
+    )
     problems += _room_problems(store, scratch, source_bytes, wanted)
     tools = _tools(int(facts["version_num"]) // 10000, wanted, problems)
     if problems or tools is None:
         message = f"{wanted.server_name} cannot be backed up: " + "; ".join(problems)
         raise Refused(message)
-    return Ready(_source(facts, wanted, server), tools, source_bytes, int(facts["table_bytes"] or 0))
+    return Ready(
+        _source(facts, wanted, server), tools, source_bytes, int(facts["table_bytes"] or 0)
+    )
 
 
 def _source(facts: dict[str, Any], wanted: Wanted, server: Server) -> SourceServer:
@@ -64,7 +68,9 @@ def _source(facts: dict[str, Any], wanted: Wanted, server: Server) -> SourceServ
         system_identifier=facts["system_identifier"],
         version=facts["version"],
         version_num=facts["version_num"],
-        database=(wanted.database or server.database) if wanted.kind is BackupKind.LOGICAL else None,
+        database=(wanted.database or server.database)
+        if wanted.kind is BackupKind.LOGICAL
+        else None,
         superuser=facts["superuser"],
         data_checksums=facts["data_checksums"],
         in_recovery=facts["in_recovery"],
@@ -84,7 +90,9 @@ def _server_problems(facts: dict[str, Any], wanted: Wanted) -> Iterator[str]:
         yield "a physical backup needs max_wal_senders of 1 or more (it is 0; the change needs a restart)"
 
 
-def _reading_problems(connection: "psycopg.Connection[Any]", facts: dict[str, Any], wanted: Wanted) -> Iterator[str]:
+def _reading_problems(
+    connection: "psycopg.Connection[Any]", facts: dict[str, Any], wanted: Wanted
+) -> Iterator[str]:
     if facts["is_superuser"] or wanted.kind is BackupKind.PHYSICAL:
         return
     rows = _all(connection, "unreadable_tables")
@@ -94,7 +102,9 @@ def _reading_problems(connection: "psycopg.Connection[Any]", facts: dict[str, An
         yield f'"{facts["login"]}" may not read {_listed(denied)}: GRANT pg_read_all_data TO "{facts["login"]}"'
 
 
-def _room_problems(store: ObjectStore, scratch: Path, source_bytes: int, wanted: Wanted) -> Iterator[str]:
+def _room_problems(
+    store: ObjectStore, scratch: Path, source_bytes: int, wanted: Wanted
+) -> Iterator[str]:
     free = store.free_bytes()
     needed = int(source_bytes * _STORE_SHARE)
     if free is not None and free < needed:

@@ -1,27 +1,24 @@
 """The rehearsal of a restore: a backup becomes a running scratch server, and is looked at from every side."""
 
-import json
 import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from tasks import connection, processes
-from tasks.backup import capture, comparison, inventory
+from tasks.backup import capture, comparison
 from tasks.backup.capture import Order
 from tasks.backup.comparison import TableRow
 from tasks.backup.inventory import Inventory
 from tasks.backup.manifest import check_listing
 from tasks.backup.models import BackupKind, Outcome, Rung
 from tasks.backup.pipeline import read_parts
-from tasks.progress import Progress
 from tasks.backup.restore import (
     Limits,
     OpenBackup,
@@ -31,9 +28,10 @@ from tasks.backup.restore import (
     settle,
     verify_files,
 )
-from tasks.errors import Damaged, OneVaultError
+from tasks.errors import OneVaultError
 from tasks.private_cluster import PrivateCluster
 from tasks.programs import Installation, client_tools, server_programs
+from tasks.progress import Progress
 from tasks.scratch import scratch_folder
 
 _SHOWN_ERRORS = 50
@@ -64,7 +62,9 @@ class ScratchServer:
     def connect(self, database: str | None = None) -> "psycopg.Connection[Any]":
         """Open a connection without time limits."""
         return connection.connect(
-            self.cluster.conninfo(database or self.database), statement_timeout_ms=0, lock_timeout_ms=0
+            self.cluster.conninfo(database or self.database),
+            statement_timeout_ms=0,
+            lock_timeout_ms=0,
         )
 
     def replication_connection(self) -> "psycopg.Connection[Any]":
@@ -130,7 +130,9 @@ def scratch_cluster(backup: OpenBackup, plan: Rehearsal) -> Iterator[PrivateClus
             cluster.stop("immediate")
 
 
-def restore(backup: OpenBackup, cluster: PrivateCluster, plan: Rehearsal, progress: Progress) -> Restored:
+def restore(
+    backup: OpenBackup, cluster: PrivateCluster, plan: Rehearsal, progress: Progress
+) -> Restored:
     """Restore a backup into a scratch cluster and start it; what goes wrong is the rung's finding, not an exception."""
     manifest = backup.manifest
     progress.expect(manifest.stored_bytes)
@@ -168,7 +170,9 @@ def check_structure(backup: OpenBackup, server: ScratchServer, plan: Rehearsal) 
     said: list[str] = []
     findings = _amcheck(server, plan, said)
     if backup.manifest.kind is BackupKind.PHYSICAL:
-        findings += _page_checksums(server.cluster, backup.manifest.server.data_checksums, plan, said)
+        findings += _page_checksums(
+            server.cluster, backup.manifest.server.data_checksums, plan, said
+        )
     seconds = time.monotonic() - started
     if findings:
         summary = f"{len(findings)} structural errors: {findings[0]}"
@@ -177,7 +181,9 @@ def check_structure(backup: OpenBackup, server: ScratchServer, plan: Rehearsal) 
     return Rung(Outcome.PARTIAL if skipped else Outcome.PASS, "; ".join(said), seconds)
 
 
-def _restore_dump(backup: OpenBackup, cluster: PrivateCluster, plan: Rehearsal, progress: Progress) -> Rung:
+def _restore_dump(
+    backup: OpenBackup, cluster: PrivateCluster, plan: Rehearsal, progress: Progress
+) -> Rung:
     started = time.monotonic()
     cluster.create()
     cluster.start(
@@ -192,17 +198,23 @@ def _restore_dump(backup: OpenBackup, cluster: PrivateCluster, plan: Rehearsal, 
     tools = cluster.installation
     server = ScratchServer(cluster, "postgres")
     environment = server.libpq_environment(Path(os.devnull))
-    errors = restore_globals(backup, tools, environment | {"PGDATABASE": "postgres"}, plan.limits, scratch=True)
+    errors = restore_globals(
+        backup, tools, environment | {"PGDATABASE": "postgres"}, plan.limits, scratch=True
+    )
     arguments = ["--create", "--clean", "--if-exists", "--dbname=template1"]
     errors += restore_dump(backup, tools, environment, arguments, plan.limits, progress.add)
     seconds = time.monotonic() - started
     if errors:
         summary = f"pg_restore and psql reported {len(errors)} errors: {errors[0]}"
         return Rung(Outcome.FAIL, summary, seconds, tuple(errors[:_SHOWN_ERRORS]))
-    return Rung(Outcome.PASS, f"restored into a scratch server in {seconds:.1f} s without an error", seconds)
+    return Rung(
+        Outcome.PASS, f"restored into a scratch server in {seconds:.1f} s without an error", seconds
+    )
 
 
-def _restore_files(backup: OpenBackup, cluster: PrivateCluster, plan: Rehearsal, progress: Progress) -> Rung:
+def _restore_files(
+    backup: OpenBackup, cluster: PrivateCluster, plan: Rehearsal, progress: Progress
+) -> Rung:
     started = time.monotonic()
     cluster.directory.mkdir(mode=0o755, exist_ok=True)
     cluster.directory.chmod(0o755)
@@ -210,61 +222,81 @@ def _restore_files(backup: OpenBackup, cluster: PrivateCluster, plan: Rehearsal,
     verify_files(cluster.installation, cluster.data, cluster.account, plan.limits)
     settle(cluster.data)
     cluster.adopt()
-    settings = {"max_prepared_transactions": _prepared_transactions(cluster)}
-    cluster.start(settings, ready_seconds=plan.timeout_seconds)
+    cluster.start(ready_seconds=plan.timeout_seconds)
     seconds = time.monotonic() - started
     summary = f"pg_verifybackup accepted every file; the server recovered and answered after {seconds:.1f} s"
     return Rung(Outcome.PASS, summary, seconds)
 
 
-def _prepared_transactions(cluster: PrivateCluster) -> str:
-    finished = processes.run(
-        [cluster.installation.program("pg_controldata"), cluster.data],
-        timeout_seconds=60,
-        account=cluster.account,
-    )
-    found = re.search(r"^max_prepared_xacts setting: +(\d+)$", finished.text, re.MULTILINE)
-    return found[1] if found else "0"
-
-
-def _inventory(server: ScratchServer, tools: Installation, order: Order, kind: BackupKind) -> Inventory:
+def _inventory(
+    server: ScratchServer, tools: Installation, order: Order, kind: BackupKind
+) -> Inventory:
     if kind is BackupKind.PHYSICAL:
         return capture.take_inventory(server, tools, order)
     return capture.take_one_database(server, tools, order)
 
 
 def _only_counted(source: Inventory) -> bool:
-    return all(table.method == "count" for database in source.databases for table in database.tables)
+    return all(
+        table.method == "count" for database in source.databases for table in database.tables
+    )
 
 
 def _amcheck(server: ScratchServer, plan: Rehearsal, said: list[str]) -> list[str]:
     with server.connect("postgres") as admin:
-        available = admin.execute("SELECT FROM pg_available_extensions WHERE name = 'amcheck'").fetchone()
+        available = admin.execute(
+            "SELECT FROM pg_available_extensions WHERE name = 'amcheck'"
+        ).fetchone()
     if available is None:
-        said.append("pg_amcheck was not run: the amcheck extension is not installed here (install PostgreSQL's contrib package)")
+        said.append(
+            "pg_amcheck was not run: the amcheck extension is not installed here (install PostgreSQL's contrib package)"
+        )
         return []
     tools = server.cluster.installation
-    argv = [tools.program("pg_amcheck"), "--all", "--install-missing", "--no-password", f"--jobs={plan.jobs}"]
+    argv: list[str | Path] = [
+        tools.program("pg_amcheck"),
+        "--all",
+        "--install-missing",
+        "--no-password",
+        f"--jobs={plan.jobs}",
+    ]
     if plan.heap_all_indexed:
         argv.append("--heapallindexed")
     environment = server.libpq_environment(Path(os.devnull))
-    finished = processes.run(argv, env=environment, timeout_seconds=plan.timeout_seconds, check=False)
+    finished = processes.run(
+        argv, env=environment, timeout_seconds=plan.timeout_seconds, check=False
+    )
     if finished.returncode == 0:
         said.append("pg_amcheck found no fault in any table or index")
         return []
     lines = [line for line in (*finished.text.splitlines(), *finished.lines) if line.strip()]
-    return [f"pg_amcheck: {line.strip()}" for line in lines] or ["pg_amcheck failed and said nothing"]
+    return [f"pg_amcheck: {line.strip()}" for line in lines] or [
+        "pg_amcheck failed and said nothing"
+    ]
 
 
-def _page_checksums(cluster: PrivateCluster, enabled: bool, plan: Rehearsal, said: list[str]) -> list[str]:
+def _page_checksums(
+    cluster: PrivateCluster, enabled: bool, plan: Rehearsal, said: list[str]
+) -> list[str]:
     cluster.stop()
     if not enabled:
         said.append("the source has no data checksums (initdb --data-checksums)")
         return []
-    argv = [cluster.installation.program("pg_checksums"), "--check", "-D", cluster.data]
-    finished = processes.run(argv, timeout_seconds=plan.timeout_seconds, account=cluster.account, check=False)
+    argv: list[str | Path] = [
+        cluster.installation.program("pg_checksums"),
+        "--check",
+        "-D",
+        cluster.data,
+    ]
+    finished = processes.run(
+        argv, timeout_seconds=plan.timeout_seconds, account=cluster.account, check=False
+    )
     if finished.returncode == 0:
         blocks = re.search(r"Blocks scanned: +(\d+)", finished.text)
-        said.append(f"the data checksums of all {int(blocks[1]) if blocks else 0:,} pages are right")
+        said.append(
+            f"the data checksums of all {int(blocks[1]) if blocks else 0:,} pages are right"
+        )
         return []
-    return [f"pg_checksums: {line}" for line in (*finished.text.splitlines(), *finished.lines) if line]
+    return [
+        f"pg_checksums: {line}" for line in (*finished.text.splitlines(), *finished.lines) if line
+    ]

@@ -15,7 +15,6 @@ from tasks.backup.ports import KeyHolder, ObjectStore
 from tasks.folders import make_folder
 from tasks.programs import Installation
 
-
 _TABLESPACE_LOCATION = re.compile(rb"^(CREATE TABLESPACE .+) LOCATION '.*';$", re.MULTILINE)
 
 
@@ -39,7 +38,9 @@ class OpenBackup:
 
     def inventory(self) -> Inventory:
         """Return what the source held."""
-        return Inventory.model_validate_json(b"".join(self.content(self.manifest.object("inventory"))))
+        return Inventory.model_validate_json(
+            b"".join(self.content(self.manifest.object("inventory")))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +50,27 @@ class Limits:
     timeout_seconds: float = 4 * 3600.0
 
 
-def extract(backup: OpenBackup, data: Path, account: Account | None, limits: Limits, on_bytes: OnBytes) -> None:
+def extract(
+    backup: OpenBackup, data: Path, account: Account | None, limits: Limits, on_bytes: OnBytes
+) -> None:
     """Extract a physical backup into an empty directory; tablespaces go to DATA.tablespaces, never to their old places."""
     manifest = backup.manifest
     for item in (found for found in manifest.objects if found.role in ("base", "tablespace")):
         into = data if item.role == "base" else _tablespace_folder(data, item)
         make_folder(into, 0o700, account)
-        argv = ["tar", "--extract", "--file=-", "--preserve-permissions", "--directory", into]
+        argv: list[str | Path] = [
+            "tar",
+            "--extract",
+            "--file=-",
+            "--preserve-permissions",
+            "--directory",
+            into,
+        ]
         streaming.feed(
-            argv, backup.content(item, on_bytes), account=account, timeout_seconds=limits.timeout_seconds
+            argv,
+            backup.content(item, on_bytes),
+            account=account,
+            timeout_seconds=limits.timeout_seconds,
         )
     for item in (found for found in manifest.objects if found.role == "tablespace"):
         _link_tablespace(data, item)
@@ -74,11 +87,18 @@ def settle(data: Path) -> None:
     if not path.exists():
         return
     links = sorted((data / "pg_tblspc").iterdir())
-    path.write_text("".join(f"{link.name} {link.readlink()}\n" for link in links if link.is_symlink()))
+    path.write_text(
+        "".join(f"{link.name} {link.readlink()}\n" for link in links if link.is_symlink())
+    )
 
 
 def restore_globals(
-    backup: OpenBackup, tools: Installation, environment: Mapping[str, str], limits: Limits, *, scratch: bool
+    backup: OpenBackup,
+    tools: Installation,
+    environment: Mapping[str, str],
+    limits: Limits,
+    *,
+    scratch: bool,
 ) -> list[str]:
     """Run the globals (roles, tablespaces, grants) on a server and return the errors it reported.
 
@@ -89,8 +109,16 @@ def restore_globals(
     text = b"".join(backup.content(backup.manifest.object("globals")))
     if scratch:
         text = _for_scratch(text, backup.manifest.server.superuser)
-    argv = [tools.program("psql"), "--no-psqlrc", "--quiet", "--no-password", "--file=-"]
-    said = streaming.feed(argv, [text], env=environment, timeout_seconds=limits.timeout_seconds, check=False)
+    argv: list[str | Path] = [
+        tools.program("psql"),
+        "--no-psqlrc",
+        "--quiet",
+        "--no-password",
+        "--file=-",
+    ]
+    said = streaming.feed(
+        argv, [text], env=environment, timeout_seconds=limits.timeout_seconds, check=False
+    )
     return errors_in(said)
 
 
@@ -103,9 +131,11 @@ def restore_dump(
     on_bytes: OnBytes = lambda _: None,
 ) -> list[str]:
     """Run pg_restore on the dump and return every error it reported; none are swallowed."""
-    argv = [tools.program("pg_restore"), "--no-password", *arguments]
+    argv: list[str | Path] = [tools.program("pg_restore"), "--no-password", *arguments]
     chunks = backup.content(backup.manifest.object("dump"), on_bytes)
-    said = streaming.feed(argv, chunks, env=environment, timeout_seconds=limits.timeout_seconds, check=False)
+    said = streaming.feed(
+        argv, chunks, env=environment, timeout_seconds=limits.timeout_seconds, check=False
+    )
     return errors_in(said)
 
 

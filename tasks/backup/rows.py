@@ -98,15 +98,20 @@ def verification_columns(record: VerificationRecord, new: BackupStatus) -> dict[
         "restore_test_passed": lifecycle.passed(record.restore),
         "integrity_check_passed": lifecycle.passed(record.comparison, record.structure),
         "restore_seconds": record.restore_seconds,
+        # When it was last proven to restore; the last look at it stands in backup_verification.
+        "verified_at": record.finished_at if _proves(record) else None,
     }
     return {
         **{name: value for name, value in found.items() if value is not None},
         **_error_columns(record, new),
         "backup_status": new.value,
         "verification_status": lifecycle.verification_status(new, record.outcome).value,
-        "verified_at": record.finished_at,
         "verification_details": dict(record.details) or None,
     }
+
+
+def _proves(record: VerificationRecord) -> bool:
+    return record.outcome is Outcome.PASS and record.restore is Outcome.PASS
 
 
 def _error_columns(record: VerificationRecord, new: BackupStatus) -> dict[str, object]:

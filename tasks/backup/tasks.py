@@ -2,15 +2,15 @@
 
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
-from prefect import task
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
@@ -32,11 +32,14 @@ from tasks.backup.preflight import Ready, Wanted
 from tasks.backup.rehearsal import Rehearsal, Restored, ScratchServer
 from tasks.backup.restore import OpenBackup
 from tasks.connection import translating
-from tasks.home import make_home
+from tasks.home import scratch_home
 from tasks.opening import NamedServer
 from tasks.private_cluster import PrivateCluster
-from tasks.progress import Progress, listener
+from tasks.progress import Listener, Progress, listener
 from tasks.scratch import sweep
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,15 @@ class Site:
     @property
     def scratch(self) -> Path:
         """Return where scratch servers are made."""
-        return self.options.scratch or make_home() / "scratch"
+        return self.options.scratch or scratch_home()
 
     @property
     def rehearsal(self) -> Rehearsal:
         """Return how restores are rehearsed."""
         options = self.options
-        return Rehearsal(self.scratch, options.jobs, options.heap_all_indexed, options.timeout_seconds)
+        return Rehearsal(
+            self.scratch, options.jobs, options.heap_all_indexed, options.timeout_seconds
+        )
 
 
 def _worth_retrying(_task: object, _run: TaskRun, state: "State[Any]") -> bool:
@@ -66,15 +71,22 @@ def _worth_retrying(_task: object, _run: TaskRun, state: "State[Any]") -> bool:
     return retrying.may_pass(error if isinstance(error, BaseException) else None)
 
 
-_PATIENT = {
-    "cache_policy": NO_CACHE,
-    "persist_result": False,
-    "retries": 2,
-    "retry_delay_seconds": [10, 60],
-    "retry_jitter_factor": 0.3,
-    "retry_condition_fn": _worth_retrying,
-}
-_ONCE = {"cache_policy": NO_CACHE, "persist_result": False}
+def patient(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Make a task that is tried again, with growing delays, when its failure may pass."""
+    return task(
+        name=name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=2,
+        retry_delay_seconds=[10, 60],
+        retry_jitter_factor=0.3,
+        retry_condition_fn=_worth_retrying,
+    )
+
+
+def once(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Make a task that is not tried again: what it finds is a result, not an accident."""
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False)
 
 
 def open_site(server: str, options: BackupOptions) -> Site:
@@ -85,7 +97,7 @@ def open_site(server: str, options: BackupOptions) -> Site:
     return Site(opened, opening.open_store(options.store), keyring, options, retention_days)
 
 
-@task(name="check preconditions", **_PATIENT)
+@patient("check preconditions")
 def check_preconditions(site: Site, kind: BackupKind, database: str | None) -> Ready:
     """Check server, rights, tools and disk space before anything is begun."""
     wanted = Wanted(site.server.name, kind, database, site.options.verify)
@@ -107,14 +119,16 @@ def server_to_itself(site: Site, ready: Ready) -> Iterator[None]:
     """Keep other backups of the server away, and mend what dead runs of it left behind."""
     logger = get_run_logger()
     with opening.open_vault() as vault, catalog.server_lock(vault, ready.server.system_identifier):
-        for sentence in journal.mend(vault, ready.server.system_identifier, opening.open_store, site.keyring):
+        for sentence in journal.mend(
+            vault, ready.server.system_identifier, opening.open_store, site.keyring
+        ):
             logger.warning(sentence)
         for folder in sweep(site.scratch):
             logger.warning("removed the scratch server of a dead run: %s", folder)
         yield
 
 
-@task(name="take backup", **_PATIENT)
+@patient("take backup")
 def take_backup(site: Site, ready: Ready, kind: BackupKind) -> Manifest:
     """Store the backup and publish its signed manifest; a failed attempt leaves nothing in the store."""
     intent = _intent(site, ready, kind)
@@ -147,10 +161,14 @@ def take_backup(site: Site, ready: Ready, kind: BackupKind) -> Manifest:
 
 def open_stored(backup_id: str, options: BackupOptions) -> tuple[OpenBackup, Rehearsal]:
     """Open a stored backup through the blocks that the options name, and say how it is to be rehearsed."""
-    backup = open_backup(opening.open_store(options.store), opening.open_keyring(options.keyring), backup_id)
-    scratch = options.scratch or make_home() / "scratch"
+    backup = open_backup(
+        opening.open_store(options.store), opening.open_keyring(options.keyring), backup_id
+    )
+    scratch = options.scratch or scratch_home()
     sweep(scratch)
-    return backup, Rehearsal(scratch, options.jobs, options.heap_all_indexed, options.timeout_seconds)
+    return backup, Rehearsal(
+        scratch, options.jobs, options.heap_all_indexed, options.timeout_seconds
+    )
 
 
 def open_backup(site_store: BackupStore, keyring: Keyring, backup_id: str) -> OpenBackup:
@@ -158,7 +176,7 @@ def open_backup(site_store: BackupStore, keyring: Keyring, backup_id: str) -> Op
     return OpenBackup.open(site_store, keyring, manifest.find_prefix(site_store, backup_id))
 
 
-@task(name="re-read from the store", **_PATIENT)
+@patient("re-read from the store")
 def reread_backup(backup: OpenBackup) -> tuple[Rung, int]:
     """Read every stored byte again and compare it with the signed manifest."""
     rung, size = rehearsal.reread(backup, _progress("re-read", backup.manifest.stored_bytes))
@@ -166,7 +184,7 @@ def reread_backup(backup: OpenBackup) -> tuple[Rung, int]:
     return rung, size
 
 
-@task(name="restore into a scratch server", **_ONCE)
+@once("restore into a scratch server")
 def restore_into_scratch(backup: OpenBackup, cluster: PrivateCluster, plan: Rehearsal) -> Restored:
     """Restore the whole backup into a scratch server and start it; its duration is the measured RTO."""
     progress = _progress("restore test", backup.manifest.stored_bytes)
@@ -175,7 +193,7 @@ def restore_into_scratch(backup: OpenBackup, cluster: PrivateCluster, plan: Rehe
     return restored
 
 
-@task(name="compare with the source", **_ONCE)
+@once("compare with the source")
 def compare_with_source(
     backup: OpenBackup, server: ScratchServer, plan: Rehearsal
 ) -> tuple[Rung, list[TableRow]]:
@@ -186,7 +204,7 @@ def compare_with_source(
     return rung, rows
 
 
-@task(name="check structure", **_ONCE)
+@once("check structure")
 def check_structure(backup: OpenBackup, server: ScratchServer, plan: Rehearsal) -> Rung:
     """Check tables, indexes and page checksums of the restored copy."""
     rung = rehearsal.check_structure(backup, server, plan)
@@ -194,7 +212,7 @@ def check_structure(backup: OpenBackup, server: ScratchServer, plan: Rehearsal) 
     return rung
 
 
-@task(name="record the proof", **_PATIENT)
+@patient("record the proof")
 def record_proof(backup: OpenBackup, proof: Proof, rows: list[TableRow]) -> str:
     """Write the proof into the vault, and certificate and comparison into Prefect; return the headline."""
     made = backup.manifest
@@ -206,8 +224,14 @@ def record_proof(backup: OpenBackup, proof: Proof, rows: list[TableRow]) -> str:
     key = artifact_key("certificate", made.server.name, made.server.database or "", made.kind.value)
     show_markdown(key, page, sentence)
     if rows:
-        table = artifact_key("comparison", made.server.name, made.server.database or "", made.kind.value)
-        show_table(table, certificate.table_artifact(rows), f"{made.backup_id}: the source and the restored copy")
+        table = artifact_key(
+            "comparison", made.server.name, made.server.database or "", made.kind.value
+        )
+        show_table(
+            table,
+            certificate.table_artifact(rows),
+            f"{made.backup_id}: the source and the restored copy",
+        )
     get_run_logger().info(sentence)
     return sentence
 
@@ -252,8 +276,9 @@ def _order(site: Site, ready: Ready, backup_id: str) -> Order:
 
 
 def _progress(stage: str, total_bytes: int) -> Progress:
-    watching = listener.get()
-    listeners = [ProgressArtifact(stage), *([watching] if watching else [])]
+    listeners: list[Listener] = [ProgressArtifact(stage)]
+    if watching := listener.get():
+        listeners.append(watching)
     return Progress(stage, *listeners, total_bytes=total_bytes)
 
 

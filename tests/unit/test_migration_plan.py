@@ -1,4 +1,5 @@
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ def applied(*migrations: Migration) -> list[Applied]:
     return [Applied(item.number, item.name, item.checksum, now, "dba", 5) for item in migrations]
 
 
-def write(folder, **files):
+def write(folder: Path, **files: bytes) -> Path:
     for name, text in files.items():
         (folder / f"{name}.sql").write_bytes(text)
     return folder

@@ -1,3 +1,5 @@
+from typing import Any
+
 import psycopg
 import pytest
 from psycopg import sql
@@ -8,7 +10,7 @@ from tasks.audit import Event, Phase, Result
 from tasks.errors import Refused, Unavailable
 
 
-def rows(conn):
+def rows(conn: psycopg.Connection) -> list[dict[str, Any]]:
     with conn.cursor(row_factory=dict_row) as cursor:
         return cursor.execute("SELECT * FROM audit.audit_detail_s ORDER BY load_date").fetchall()
 
@@ -55,7 +57,7 @@ def test_what_came_of_it_is_told_without_secrets(vault, error, outcome, said):
     assert (after["outcome"], after["details"]) == (outcome, {"error": said})
 
 
-def lose_the_vault_and_fail(vault):
+def lose_the_vault_and_fail(vault: psycopg.Connection) -> None:
     with audit.audited(vault, Event("cancel", "backend 7")):
         vault.close()
         message = "the first"

@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -11,7 +12,7 @@ from psycopg.rows import dict_row
 
 from tasks import vault as vaults
 from tasks.backup import store
-from tasks.backup.catalog import BackupFacts, BackupIntent, VerificationRecord
+from tasks.backup.catalog import BackupFacts, BackupIntent, CatalogEntry, VerificationRecord
 from tasks.backup.lifecycle import BackupStatus, VerificationStatus
 from tasks.backup.models import BackupKind, Outcome, backup_id_for
 from tasks.errors import Refused, Unavailable
@@ -20,7 +21,7 @@ NOW = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
 PASS, FAIL, PARTIAL, NOT_RUN = Outcome.PASS, Outcome.FAIL, Outcome.PARTIAL, Outcome.NOT_RUN
 
 
-def intent(number=1, kind=BackupKind.LOGICAL, **changes):
+def intent(number: int = 1, kind: BackupKind = BackupKind.LOGICAL, **changes: Any) -> BackupIntent:
     started = NOW + timedelta(minutes=number)
     made = BackupIntent(
         backup_id=backup_id_for(kind, started, f"{number:08x}"),
@@ -38,7 +39,7 @@ def intent(number=1, kind=BackupKind.LOGICAL, **changes):
     return replace(made, **changes)
 
 
-def facts(of, **changes):
+def facts(of: BackupIntent, **changes: Any) -> BackupFacts:
     made = BackupFacts(
         finished_at=of.started_at + timedelta(seconds=90.5),
         source_bytes=4_000_000_000_000,
@@ -56,7 +57,7 @@ def facts(of, **changes):
     return replace(made, **changes)
 
 
-def record(of, restore=PASS, **changes):
+def record(of: BackupIntent, restore: Outcome = PASS, **changes: Any) -> VerificationRecord:
     made = VerificationRecord(
         backup_id=of.backup_id,
         started_at=NOW + timedelta(hours=1),
@@ -68,7 +69,7 @@ def record(of, restore=PASS, **changes):
     return replace(made, **changes)
 
 
-def completed(conn, number=1, **changes):
+def completed(conn: psycopg.Connection, number: int = 1, **changes: Any) -> BackupIntent:
     made = intent(number, **changes)
     store.register_backup(conn, made)
     store.mark_running(conn, made.backup_id)
@@ -76,13 +77,19 @@ def completed(conn, number=1, **changes):
     return made
 
 
-def verified(conn, number=1, **changes):
+def verified(conn: psycopg.Connection, number: int = 1, **changes: Any) -> BackupIntent:
     made = completed(conn, number, **changes)
     assert store.record_verification(conn, record(made)) is BackupStatus.VERIFIED
     return made
 
 
-def trail(conn, backup_id):
+def entry(conn: psycopg.Connection, backup_id: str) -> CatalogEntry:
+    found = store.find(conn, backup_id)
+    assert found is not None
+    return found
+
+
+def trail(conn: psycopg.Connection, backup_id: str) -> list[tuple[Any, ...]]:
     return conn.execute(
         "SELECT event_type, phase, outcome, details ->> 'from', details ->> 'to' FROM audit.audit_detail_s "
         "WHERE subject = %s ORDER BY load_date",
@@ -90,7 +97,7 @@ def trail(conn, backup_id):
     ).fetchall()
 
 
-def states(conn, of):
+def states(conn: psycopg.Connection, of: BackupIntent) -> list[str]:
     return [
         row[0]
         for row in conn.execute(
@@ -104,28 +111,28 @@ def states(conn, of):
 def test_a_backup_goes_from_intent_to_proof(vault):
     made = intent()
     store.register_backup(vault, made)
-    assert store.find(vault, made.backup_id).backup_status is BackupStatus.PENDING
+    assert entry(vault, made.backup_id).backup_status is BackupStatus.PENDING
     store.mark_running(vault, made.backup_id)
     store.mark_completed(vault, made.backup_id, facts(made))
     check = record(made, comparison=PASS, structure=PASS, details={"restore": {"findings": []}})
     store.mark_verifying(vault, made.backup_id, check.verification_id)
-    assert store.find(vault, made.backup_id).verification_status is VerificationStatus.RUNNING
+    assert entry(vault, made.backup_id).verification_status is VerificationStatus.RUNNING
     assert store.record_verification(vault, check) is BackupStatus.VERIFIED
 
-    entry = store.find(vault, made.backup_id)
-    assert (entry.backup_type, entry.database_name, entry.host) == ("LOGICAL", "orders", "worker-1")
-    assert entry.backup_status is BackupStatus.VERIFIED
-    assert entry.verification_status is VerificationStatus.VERIFIED
-    assert (entry.source_bytes, entry.stored_bytes) == (4_000_000_000_000, 1_000_000_000_000)
-    assert (entry.saved_percent, entry.duration_seconds) == (Decimal("75.00"), Decimal("90.5"))
-    assert (entry.checksum_verified, entry.restore_test_passed, entry.integrity_check_passed) == (
+    shown = entry(vault, made.backup_id)
+    assert (shown.backup_type, shown.database_name, shown.host) == ("LOGICAL", "orders", "worker-1")
+    assert shown.backup_status is BackupStatus.VERIFIED
+    assert shown.verification_status is VerificationStatus.VERIFIED
+    assert (shown.source_bytes, shown.stored_bytes) == (4_000_000_000_000, 1_000_000_000_000)
+    assert (shown.saved_percent, shown.duration_seconds) == (Decimal("75.00"), Decimal("90.5"))
+    assert (shown.checksum_verified, shown.restore_test_passed, shown.integrity_check_passed) == (
         True,
         True,
         True,
     )
-    assert (entry.restore_seconds, entry.last_verification_outcome) == (12.5, PASS)
-    assert entry.verified_at == entry.last_verification_at == check.finished_at
-    assert entry.expiration_date == date(2033, 2, 27)
+    assert (shown.restore_seconds, shown.last_verification_outcome) == (12.5, PASS)
+    assert shown.verified_at == shown.last_verification_at == check.finished_at
+    assert shown.expiration_date == date(2033, 2, 27)
     assert states(vault, made) == ["PENDING", "RUNNING", "COMPLETED", "COMPLETED", "VERIFIED"]
 
 
@@ -194,8 +201,8 @@ def test_a_failure_says_why_and_is_told_once(vault):
     store.register_backup(vault, made)
     assert store.mark_failed(vault, made.backup_id, "DISK_FULL", "The store is full.") is True
     assert store.mark_failed(vault, made.backup_id, "OTHER", "Something else.") is False
-    entry = store.find(vault, made.backup_id)
-    assert (entry.error_code, entry.error_message) == ("DISK_FULL", "The store is full.")
+    shown = entry(vault, made.backup_id)
+    assert (shown.error_code, shown.error_message) == ("DISK_FULL", "The store is full.")
     assert trail(vault, made.backup_id)[-1][:3] == ("backup", "AFTER", "FAILED")
 
 
@@ -258,23 +265,24 @@ def test_an_unknown_backup_is_named(vault):
 def test_a_verification_decides(vault, rungs, status, said, booleans):
     made = completed(vault)
     assert store.record_verification(vault, record(made, **rungs)) == status
-    entry = store.find(vault, made.backup_id)
-    assert (entry.backup_status, entry.verification_status) == (status, said)
+    shown = entry(vault, made.backup_id)
+    assert (shown.backup_status, shown.verification_status) == (status, said)
     assert (
-        entry.checksum_verified,
-        entry.restore_test_passed,
-        entry.integrity_check_passed,
+        shown.checksum_verified,
+        shown.restore_test_passed,
+        shown.integrity_check_passed,
     ) == booleans
-    assert (entry.error_message is None) is (status in {"VERIFIED", "COMPLETED"})
+    assert (shown.error_message is None) is (status in {"VERIFIED", "COMPLETED"})
 
 
 def test_a_reread_leaves_what_an_earlier_restore_proved(vault):
     made = verified(vault)
     again = record(made, restore=NOT_RUN, finished_at=NOW + timedelta(days=30))
     assert store.record_verification(vault, again) is BackupStatus.VERIFIED
-    entry = store.find(vault, made.backup_id)
-    assert (entry.restore_test_passed, entry.restore_seconds) == (True, 12.5)
-    assert entry.last_verification_at == NOW + timedelta(days=30)
+    shown = entry(vault, made.backup_id)
+    assert (shown.restore_test_passed, shown.restore_seconds) == (True, 12.5)
+    assert shown.last_verification_at == NOW + timedelta(days=30)
+    assert shown.verified_at == NOW + timedelta(hours=2)
 
 
 def test_a_damaged_backup_may_be_mended_and_verified_again(vault):
@@ -283,11 +291,11 @@ def test_a_damaged_backup_may_be_mended_and_verified_again(vault):
         store.record_verification(vault, record(made, reread=FAIL, failure="Part 3 differs."))
         == "FAILED"
     )
-    assert store.find(vault, made.backup_id).error_message == "Part 3 differs."
+    assert entry(vault, made.backup_id).error_message == "Part 3 differs."
     assert store.record_verification(vault, record(made, restore=NOT_RUN)) == "FAILED"
-    assert store.find(vault, made.backup_id).error_message == "Part 3 differs."
+    assert entry(vault, made.backup_id).error_message == "Part 3 differs."
     assert store.record_verification(vault, record(made)) == "VERIFIED"
-    assert store.find(vault, made.backup_id).error_message is None
+    assert entry(vault, made.backup_id).error_message is None
     assert vault.execute("SELECT count(*) FROM backup_mgmt.backup_verification").fetchone() == (4,)
 
 
@@ -310,9 +318,9 @@ def test_the_catalog_lists_the_newest_first(vault):
         for number, name in enumerate(["shop", "bank", "shop"])
     ]
     ids = [item.backup_id for item in made]
-    assert [entry.backup_id for entry in store.catalog(vault)] == ids[::-1]
-    assert [entry.backup_id for entry in store.catalog(vault, server="shop")] == [ids[2], ids[0]]
-    assert [entry.backup_id for entry in store.catalog(vault, limit=1)] == [ids[2]]
+    assert [item.backup_id for item in store.catalog(vault)] == ids[::-1]
+    assert [item.backup_id for item in store.catalog(vault, server="shop")] == [ids[2], ids[0]]
+    assert [item.backup_id for item in store.catalog(vault, limit=1)] == [ids[2]]
 
 
 def test_the_latest_verified_backup_is_one_that_was_restored(vault):
@@ -324,9 +332,9 @@ def test_the_latest_verified_backup_is_one_that_was_restored(vault):
     store.record_verification(vault, record(damaged, reread=FAIL))
     base = verified(vault, 6, kind=BackupKind.PHYSICAL)
     elsewhere = verified(vault, 7, server_name="bank", system_identifier="8")
-    found = [entry.backup_id for entry in store.latest_verified(vault)]
+    found = [item.backup_id for item in store.latest_verified(vault)]
     assert found == [elsewhere.backup_id, newest.backup_id, base.backup_id]
-    assert [entry.backup_id for entry in store.latest_verified(vault, "bank")] == [
+    assert [item.backup_id for item in store.latest_verified(vault, "bank")] == [
         elsewhere.backup_id
     ]
     assert first.backup_id not in found
@@ -338,7 +346,7 @@ def test_unfinished_backups_of_a_server_are_found(vault):
         store.register_backup(vault, made)
     store.mark_running(vault, running.backup_id)
     completed(vault, 4)
-    found = [entry.backup_id for entry in store.interrupted(vault, "7000000000000000001")]
+    found = [item.backup_id for item in store.interrupted(vault, "7000000000000000001")]
     assert found == [waiting.backup_id, running.backup_id]
 
 

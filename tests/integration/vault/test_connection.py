@@ -10,8 +10,8 @@ from tasks.errors import Refused, Unavailable
 from tests.clusters import PASSWORD, Database, drop_database
 
 
-def setting(conn, name):
-    return conn.execute("SELECT current_setting(%s)", [name]).fetchone()[0]
+def setting(conn: psycopg.Connection, name: str) -> object:
+    return connection.fetch_value(conn, "SELECT current_setting(%(name)s)", name=name)
 
 
 def test_a_session_is_named_and_has_limits(database):

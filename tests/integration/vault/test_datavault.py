@@ -1,6 +1,7 @@
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psycopg
 import pytest
@@ -20,14 +21,14 @@ def tenant(vault):
     return datavault.hash_key("ACME")
 
 
-def versions(conn, tenant):
+def versions(conn: psycopg.Connection, tenant: bytes) -> list[tuple[Any, ...]]:
     return conn.execute(
         "SELECT tenant_name, load_date, load_end_date FROM auth.tenant_definition_s WHERE tenant_hk = %s ORDER BY load_date",
         [tenant],
     ).fetchall()
 
 
-def append(conn, tenant, **changes):
+def append(conn: psycopg.Connection, tenant: bytes, **changes: object) -> bool:
     return datavault.append_version(conn, TABLE, "tenant_hk", tenant, changes)
 
 
@@ -70,7 +71,7 @@ def test_a_change_closes_one_version_and_opens_the_next(vault, tenant):
 def test_what_is_not_named_is_kept_and_defaults_apply_to_the_first_only(vault, tenant):
     append(vault, tenant, tenant_name="Acme", max_users=7, tenant_settings={"a": [1, None]})
     append(vault, tenant, contact_email="dba@acme.example", max_storage_gb=11)
-    row = datavault_row(vault, tenant)
+    row = open_row(vault, tenant)
     assert (row["max_users"], row["max_storage_gb"], row["tenant_settings"]) == (
         7,
         11,
@@ -79,9 +80,11 @@ def test_what_is_not_named_is_kept_and_defaults_apply_to_the_first_only(vault, t
     assert row["tenant_status"] == "ACTIVE"
 
 
-def datavault_row(conn, tenant):
+def open_row(conn: psycopg.Connection, tenant: bytes) -> dict[str, Any]:
     with conn.transaction():
-        return datavault.open_version(conn, TABLE, "tenant_hk", tenant)
+        row = datavault.open_version(conn, TABLE, "tenant_hk", tenant)
+    assert row is not None
+    return row
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,7 @@ def test_nothing_changed_writes_nothing(vault, tenant, changes):
 def test_a_null_is_a_change(vault, tenant):
     append(vault, tenant, tenant_name="Acme", contact_phone="1")
     assert append(vault, tenant, contact_phone=None) is True
-    assert datavault_row(vault, tenant)["contact_phone"] is None
+    assert open_row(vault, tenant)["contact_phone"] is None
 
 
 def test_two_versions_fit_in_one_transaction(vault, tenant):
@@ -165,7 +168,7 @@ def test_the_hash_depends_on_the_values_alone(vault, tenant):
             [zone, style],
         )
         append(vault, tenant, tenant_name="Acme", subscription_start_date="2026-01-01T00:00:00Z")
-        hashes.add(datavault_row(vault, tenant)["hash_diff"])
+        hashes.add(open_row(vault, tenant)["hash_diff"])
     assert len(hashes) == 1
     assert len(versions(vault, tenant)) == 1
 

@@ -1,5 +1,6 @@
 import shutil
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from secrets import token_hex
@@ -10,12 +11,12 @@ from psycopg import sql
 
 from tasks.errors import Refused, Unavailable
 from tasks.schema import migrator, plan
-from tasks.schema.models import State
+from tasks.schema.models import Applied, Migration, State
 
 NAMES = ["0001_util_and_auth", "0002_audit", "0003_backup_mgmt"]
 
 
-def names(applied):
+def names(applied: Iterable[Applied | Migration]) -> list[str]:
     return [str(item) for item in applied]
 
 
@@ -26,7 +27,7 @@ def copy(folder: Path, count: int) -> Path:
     return folder
 
 
-def tables(conn):
+def tables(conn: psycopg.Connection) -> set[str]:
     return {
         row[0]
         for row in conn.execute(

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from tasks import datavault
 from tasks.backup import store
-from tests.integration.vault.test_backup_store import verified
+from tests.integration.vault.test_backup_store import entry, verified
 
 ACME, BETA = datavault.hash_key("ACME"), datavault.hash_key("BETA")
 TABLES = {
@@ -52,18 +52,19 @@ def reader(migrated, vault) -> Iterator[psycopg.Connection]:
 
 
 @contextmanager
-def acting_for(conn, tenant):
+def acting_for(conn: psycopg.Connection, tenant: str) -> Iterator[None]:
     with conn.transaction():
         conn.execute("SELECT set_config('app.current_tenant_id', %s, true)", [tenant])
         yield
 
 
-def count(conn, table):
+def count(conn: psycopg.Connection, table: str) -> int:
     query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(*table.split(".")))
-    return conn.execute(query).fetchone()[0]
+    ((number,),) = conn.execute(query).fetchall()
+    return int(number)
 
 
-def counts(conn):
+def counts(conn: psycopg.Connection) -> dict[str, int]:
     return {table: count(conn, table) for table in TABLES}
 
 
@@ -86,7 +87,7 @@ def test_without_a_tenant_there_is_nothing_to_see(reader):
 def test_the_other_tenants_backup_is_not_found_by_its_id(reader, vault):
     mine, theirs = (entry.backup_id for entry in reversed(store.catalog(vault)))
     with acting_for(reader, ACME.hex()):
-        assert store.find(reader, mine).tenant_hk == ACME
+        assert entry(reader, mine).tenant_hk == ACME
         assert store.find(reader, theirs) is None
 
 

@@ -53,7 +53,7 @@ def vault(shared_vault):
         yield conn
 
 
-def backup(conn, **changes):
+def backup(conn: psycopg.Connection, **changes: object) -> None:
     key = datavault.insert_hub(
         conn, "backup_mgmt.backup_execution_h", "backup", "20260301T020000Z-logical-00000001"
     )
@@ -62,14 +62,14 @@ def backup(conn, **changes):
     )
 
 
-def schedule(conn, **changes):
+def schedule(conn: psycopg.Connection, **changes: object) -> None:
     key = datavault.insert_hub(conn, "backup_mgmt.backup_schedule_h", "schedule", "nightly")
     datavault.append_version(
         conn, "backup_mgmt.backup_schedule_s", "schedule_hk", key, {**SCHEDULE, **changes}
     )
 
 
-def recovery(conn, **changes):
+def recovery(conn: psycopg.Connection, **changes: object) -> None:
     key = datavault.insert_hub(
         conn,
         "backup_mgmt.recovery_operation_h",
