@@ -50,14 +50,8 @@ def restore(target: Target, backup_id: str, store: str, keyring: str) -> str:
 
 def migrate() -> list[str]:
     """Apply what the vault's schema lacks, and say what was applied."""
-    configured = vault.vault_url()
-    if configured is None:
-        opening.embedded_vault_url()
-        return ["the embedded vault is up to date"]
-    applied = migrator.migrate(configured)
-    return [f"applied {item.number:04} {item.name}" for item in applied] or [
-        "nothing to do: the vault is up to date"
-    ]
+    applied = migrator.migrate(vault.ensure_url())
+    return [f"applied {item}" for item in applied] or ["nothing to do: the vault is up to date"]
 
 
 def rotate(keyring: str) -> str:

@@ -51,7 +51,7 @@ def backup_and_verify(
         with work.server_to_itself(site, ready):
             made = work.take_backup(site, ready, BackupKind(kind))
             backup = work.open_backup(site.store, site.keyring, made.backup_id)
-            return _prove(backup, site.rehearsal, restore=options.verify)
+            return _finished(_prove(backup, site.rehearsal, restore=options.verify))
     except OneVaultError as error:
         return _failed(error)
 
@@ -65,7 +65,7 @@ def verify_backup(
     """Prove a stored backup once more: re-read it and, unless told otherwise, restore and compare it."""
     try:
         backup, plan = work.open_stored(backup_id, options)
-        return _prove(backup, plan, restore=restore)
+        return _finished(_prove(backup, plan, restore=restore))
     except OneVaultError as error:
         return _failed(error)
 
@@ -101,6 +101,10 @@ def _prove(backup: OpenBackup, plan: rehearsal.Rehearsal, *, restore: bool) -> B
     return BackupReport(
         proof.backup_id, proof.outcome, sentence, backup.manifest.stored_bytes, seconds, proof.rungs
     )
+
+
+def _finished(report: BackupReport) -> BackupReport:
+    return cast("BackupReport", Completed(message=report.sentence, data=report))
 
 
 def _failed(error: OneVaultError) -> BackupReport:

@@ -1,6 +1,6 @@
 """Opens what a flow names: servers, stores and keyrings from their blocks, and the vault.
 
-The only root module that knows Prefect; only tasks.py modules and the command line may use it.
+Only tasks.py modules and the command line may use it: it knows Prefect and the blocks.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from blocks.keyring import Keyring, LocalKeyring
 from blocks.postgres import PostgresServer
 from blocks.storage.base import BackupStore
 from blocks.storage.local import LocalStore
-from tasks import connection, embedded, vault
+from tasks import connection, vault
 from tasks.environment import Setup, current_environment, load_profile, refuse_weaknesses
 from tasks.errors import Refused, Unavailable
 from tasks.home import make_home
@@ -108,26 +108,20 @@ def local_keyring(directory: Path) -> LocalKeyring:
 
 def open_vault() -> "psycopg.Connection[Any]":
     """Connect to the vault: the configured one, or the embedded default, which is made and migrated as needed."""
-    configured = vault.vault_url()
-    if configured is None:
-        return vault.connect(embedded_vault_url())
-    opened = vault.connect(configured)
-    if waiting := migrator.pending(opened):
+    url = vault.ensure_url()
+    if vault.vault_url() is None:
+        migrator.migrate(url)
+    opened = vault.connect(url)
+    try:
+        waiting = migrator.pending(opened)
+    except BaseException:
         opened.close()
-        message = (
-            f"The vault lacks {len(waiting)} migrations: run `onevault migrate`, then try again."
-        )
+        raise
+    if waiting:
+        opened.close()
+        message = f"The vault lacks {len(waiting)} migrations: run `onevault migrate`, then try again."
         raise Refused(message)
     return opened
-
-
-def embedded_vault_url() -> str:
-    """Return the connection URL of the embedded vault, started and migrated if need be."""
-    server = embedded.ensure("vault")
-    vault.ensure_database(server.url(), vault.DATABASE)
-    url = server.url(vault.DATABASE)
-    migrator.migrate(url)
-    return url
 
 
 def demand_environment(server: NamedServer, keyring: Keyring, *, verification: bool) -> int:

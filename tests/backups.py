@@ -1,21 +1,42 @@
 """Real backups for the tests, taken without Prefect's engine."""
 
+import os
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import psutil
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from blocks.keyring import LocalKeyring
 from blocks.postgres import PostgresServer
 from blocks.storage.local import LocalStore
-from tasks.backup import capture, manifest, pipeline, preflight
+from tasks import processes, vault
+from tasks.backup import capture, journal, manifest, preflight, rehearsal
+from tasks.backup import store as catalog
 from tasks.backup.capture import Order, Taken
-from tasks.backup.models import BackupKind, Manifest, backup_id_for
+from tasks.backup.catalog import BackupIntent, CatalogEntry
+from tasks.backup.comparison import TableRow
+from tasks.backup.models import BackupKind, Manifest, Rung, backup_id_for
 from tasks.backup.pipeline import Destination
 from tasks.backup.preflight import Ready, Wanted
+from tasks.backup.rehearsal import Rehearsal, Restored
+from tasks.backup.restore import OpenBackup
+from tasks.connection import translating
 from tasks.opening import NamedServer, local_keyring, local_store
+from tasks.private_cluster import PrivateCluster
 from tasks.progress import Progress
-from tests.clusters import Server
+from tasks.schema import migrator
+from tests.clusters import PASSWORD, SUPERUSER, Server, short_folder
+
+AWKWARD = Path(__file__).parents[1] / "deployments" / "demo" / "awkward.sql"
+AWKWARD_DATABASE = "demo_shop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,48 +52,207 @@ class Backup:
     def folder(self) -> Path:
         return self.store.directory / self.prefix
 
+    def open(self) -> OpenBackup:
+        return OpenBackup.open(self.store, self.keyring, self.prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """A backup restored into a scratch server that runs."""
+
+    backup: OpenBackup
+    plan: Rehearsal
+    cluster: PrivateCluster
+    restored: Restored
+
+    def compare(self) -> tuple[Rung, list[TableRow]]:
+        assert self.restored.server is not None, self.restored.rung
+        return rehearsal.compare_with_source(self.backup, self.restored.server, self.plan)
+
+    def structure(self) -> Rung:
+        assert self.restored.server is not None, self.restored.rung
+        return rehearsal.check_structure(self.backup, self.restored.server, self.plan)
+
+    def connect(self, database: str | None = None) -> "psycopg.Connection[Any]":
+        assert self.restored.server is not None, self.restored.rung
+        return self.restored.server.connect(database)
+
 
 class BackupMaker:
     """Takes backups of a test cluster, all into one store under one keyring, in a folder of its own."""
 
-    def __init__(self, server: Server, folder: Path) -> None:
-        self.source = NamedServer("test", PostgresServer.from_conninfo(server.url()))
+    def __init__(self, server: Server, folder: Path, conninfo: str | None = None) -> None:
+        self.source = NamedServer("test", PostgresServer.from_conninfo(conninfo or server.url()))
         self.store = local_store(folder / "store")
         self.keyring = local_keyring(folder / "keys")
         self.scratch = folder / "scratch"
 
-    def take(self, kind: BackupKind, database: str | None = None) -> Backup:
-        """Take a backup and commit it."""
+    def take(self, kind: BackupKind, database: str | None = None, **order: Any) -> Backup:
+        """Take a backup and commit it; `order` overrides fields of the Order."""
+        ready = self.check(kind, database)
         started_at = datetime.now(UTC)
-        wanted = Wanted("test", kind, database, verify=False)
-        ready = preflight.check(self.source, self.store, self.scratch, wanted)
         backup_id = backup_id_for(kind, started_at, secrets.token_hex(4))
-        order = Order(backup_id, ready.server.database)
+        taken = self._take(kind, ready, backup_id, order)
+        made = journal.build_manifest(
+            self.intent(kind, ready, backup_id), taken, ready.server, self.keyring, 1
+        )
         prefix = manifest.prefix_of(ready.server.system_identifier, backup_id)
-        to = Destination(self.store, self.keyring, prefix)
-        take = capture.take_logical if kind is BackupKind.LOGICAL else capture.take_physical
-        taken = take(self.source, ready.tools, to, order, Progress("take"))
-        made = self._manifest(kind, started_at, ready, order, taken)
         manifest.publish(self.store, prefix, made, self.keyring)
         return Backup(self.store, self.keyring, prefix, made)
 
-    def _manifest(
-        self, kind: BackupKind, started_at: datetime, ready: Ready, order: Order, taken: Taken
-    ) -> Manifest:
-        wrapped = self.keyring.wrap(bytes(16))
-        return Manifest(
-            backup_id=order.backup_id,
+    def take_journaled(
+        self, vault_url: str, kind: BackupKind, database: str | None = None, **order: Any
+    ) -> str:
+        """Take a backup as a run does, with the vault told of it; return its id."""
+        ready = self.check(kind, database)
+        backup_id = backup_id_for(kind, datetime.now(UTC), secrets.token_hex(4))
+        intent = self.intent(kind, ready, backup_id)
+        prefix = manifest.prefix_of(ready.server.system_identifier, backup_id)
+        with journal.begun(lambda: vault.connect(vault_url), self.store, intent):
+            taken = self._take(kind, ready, backup_id, order)
+            made = journal.build_manifest(intent, taken, ready.server, self.keyring, 1)
+            sealed = manifest.publish(self.store, prefix, made, self.keyring)
+        with vault.connect(vault_url) as conn:
+            catalog.mark_completed(conn, backup_id, journal.facts_of(made, sealed))
+        return backup_id
+
+    def check(
+        self, kind: BackupKind, database: str | None = None, *, verify: bool = False
+    ) -> Ready:
+        """Check the preconditions."""
+        wanted = Wanted("test", kind, database, verify=verify)
+        with translating("look at the server"):
+            return preflight.check(self.source, self.store, self.scratch, wanted)
+
+    @contextmanager
+    def rehearsed(self, backup: Backup, **plan: Any) -> Iterator[Rehearsed]:
+        """Restore a backup into a scratch server for the time of a block."""
+        chosen = replace(Rehearsal(self.scratch, jobs=2, timeout_seconds=120), **plan)
+        opened = backup.open()
+        with rehearsal.scratch_cluster(opened, chosen) as cluster:
+            restored = rehearsal.restore(opened, cluster, chosen, Progress("restore"))
+            yield Rehearsed(opened, chosen, cluster, restored)
+
+    def intent(self, kind: BackupKind, ready: Ready, backup_id: str) -> BackupIntent:
+        """Say what is about to be done."""
+        prefix = manifest.prefix_of(ready.server.system_identifier, backup_id)
+        return BackupIntent(
+            backup_id=backup_id,
             kind=kind,
-            started_at=started_at,
-            completed_at=datetime.now(UTC),
-            server=ready.server,
-            point=taken.point,
-            tool=taken.tool,
-            compression_level=order.level,
-            compressed_by="server" if taken.compressed_by_server else "client",
-            encryption_key_id=wrapped.key_id,
-            recipients=wrapped.recipients,
-            part_bytes=pipeline.PART_BYTES,  # type: ignore[attr-defined]
-            objects=taken.objects,
-            onevault_version="0.1.0",
+            started_at=datetime.now(UTC),
+            server_name="test",
+            system_identifier=ready.server.system_identifier,
+            server_version=ready.server.version,
+            database_name=ready.server.database,
+            store_name=str(self.store.directory),
+            store_location=self.store.location(),
+            backup_location=f"{self.store.location()}/{prefix}",
+            host="here",
         )
+
+    def leftovers(self) -> list[str]:
+        """List every file in the store, the half-written ones too."""
+        top = self.store.directory
+        return sorted(str(path.relative_to(top)) for path in top.rglob("*") if path.is_file())
+
+    def _take(
+        self, kind: BackupKind, ready: Ready, backup_id: str, order: dict[str, Any]
+    ) -> Taken:
+        chosen = Order(backup_id, ready.server.database, **order)
+        prefix = manifest.prefix_of(ready.server.system_identifier, backup_id)
+        to = Destination(self.store, self.keyring, prefix)
+        take = capture.take_logical if kind is BackupKind.LOGICAL else capture.take_physical
+        with translating("back up test"):
+            return take(self.source, ready.tools, to, chosen, Progress("take"))
+
+
+@contextmanager
+def maker_of(server: Server, conninfo: str | None = None) -> Iterator[BackupMaker]:
+    """Give a maker with a folder that PostgreSQL's user can enter."""
+    with short_folder() as folder:
+        yield BackupMaker(server, folder, conninfo)
+
+
+def load_awkward(server: Server) -> None:
+    """Make the database that is awkward on purpose."""
+    with server.connect() as connection:
+        connection.execute("create database demo_shop")
+    psql(server, AWKWARD_DATABASE, AWKWARD)
+
+
+def psql(server: Server, database: str, script: Path) -> None:
+    """Run a script as the superuser."""
+    argv = [server.cluster.installation.program("psql"), "--no-psqlrc", "--quiet"]
+    environment = {
+        "PGHOST": server.host,
+        "PGPORT": str(server.port),
+        "PGUSER": SUPERUSER,
+        "PGPASSWORD": PASSWORD,
+        "PGDATABASE": database,
+        "PGCLIENTENCODING": "UTF8",
+    }
+    words = ["--set=ON_ERROR_STOP=1", f"--file={script}"]
+    processes.run([*argv, *words], env=environment, timeout_seconds=60)
+
+
+def make_vault(server: Server, name: str = "onevault") -> str:
+    """Make a vault on a server and return its URL."""
+    vault.ensure_database(server.url(), name)
+    migrator.migrate(server.url(name))
+    return server.url(name)
+
+
+def entries(vault_url: str) -> list[CatalogEntry]:
+    """Read the catalog, newest first."""
+    with vault.connect(vault_url) as conn:
+        return catalog.catalog(conn)
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> Any:
+    """Wait until a condition holds and return what it gave."""
+    deadline = monotonic() + seconds
+    pause = psutil.Process()
+    while not (found := condition()):
+        assert monotonic() < deadline, f"it did not happen within {seconds:g} s"
+        # Waiting for oneself only ever times out.
+        _pause(pause, 0.02)
+    return found
+
+
+def _pause(_process: psutil.Process, seconds: float) -> None:
+    import threading  # noqa: PLC0415
+
+    threading.Event().wait(seconds)
+
+
+def sessions(server: Server, application: str = "") -> list[str]:
+    """List the queries of foreign sessions on a server, those of one application only when it is named."""
+    query = (
+        "select application_name || ': ' || query from pg_stat_activity where pid <> pg_backend_pid()"
+        " and backend_type in ('client backend', 'walsender') and application_name ~ %s"
+    )
+    with server.connect() as connection:
+        return [row[0] for row in connection.execute(query, [application]).fetchall()]
+
+
+def programs_of(port: int) -> list[str]:
+    """List the client programs that talk to a port of this machine."""
+    found = []
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] in {"pg_dump", "pg_dumpall", "pg_restore", "psql"}:
+            try:
+                environment = process.environ()
+            except psutil.Error:
+                continue
+            if environment.get("PGPORT") == str(port):
+                found.append(process.info["name"])
+    return found
+
+
+def port_of(url: str) -> int:
+    """Return the port in a URL."""
+    return int(conninfo_to_dict(url)["port"] or 0)
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0

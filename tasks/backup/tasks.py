@@ -37,6 +37,7 @@ from tasks.opening import NamedServer
 from tasks.private_cluster import PrivateCluster
 from tasks.progress import Listener, Progress, listener
 from tasks.scratch import sweep
+from tasks.slots import server_slot
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -125,7 +126,8 @@ def server_to_itself(site: Site, ready: Ready) -> Iterator[None]:
             logger.warning(sentence)
         for folder in sweep(site.scratch):
             logger.warning("removed the scratch server of a dead run: %s", folder)
-        yield
+        with server_slot(site.server.name, site.options.timeout_seconds):
+            yield
 
 
 @patient("take backup")
