@@ -119,10 +119,10 @@ def down(wipe: bool) -> None:
 )
 @click.option(
     "--compare",
-    type=click.Choice(["content", "counts"]),
+    type=click.Choice(["content", "counts", "none"]),
     default="content",
     show_default=True,
-    help="Compare every row's content, or row counts only.",
+    help="Compare every row's content, row counts only, or nothing.",
 )
 @click.option(
     "--jobs",

@@ -22,9 +22,10 @@ from tasks import vault
 from tasks.environment import Profile, Setup, load_profile, refuse_weaknesses
 from tasks.errors import Unavailable
 from tasks.home import home
+from tasks.slots import LIMIT_PREFIX
 
 WORK_POOL = "onevault"
-SERVER_LIMIT_PREFIX = "onevault-server-"
+
 
 BlockT = TypeVar("BlockT", bound=Block)
 
@@ -150,7 +151,7 @@ def _make_pool(client: SyncPrefectClient) -> str:
 
 
 def _limit(client: SyncPrefectClient, server_name: str) -> str:
-    name = f"{SERVER_LIMIT_PREFIX}{server_name}"
+    name = f"{LIMIT_PREFIX}{server_name}"
     before = _present(lambda: client.read_global_concurrency_limit_by_name(name))
     if before is not None and before.limit == 1:
         return _sentence("kept", f"Concurrency limit {name}")

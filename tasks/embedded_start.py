@@ -4,7 +4,6 @@ import os
 import re
 import secrets
 import socket
-import subprocess
 from pathlib import Path
 
 from tasks.cluster_settings import free_port
@@ -12,7 +11,7 @@ from tasks.errors import Refused
 from tasks.folders import make_folder
 from tasks.postmaster import find_postmaster, stop_postmaster
 from tasks.private_cluster import ClusterDidNotStart, PrivateCluster
-from tasks.processes import running
+from tasks.processes import TimeoutExpired, running
 from tasks.programs import Installation, default_server, discover, server_programs
 from tasks.server_log import complaints, size_of
 
@@ -114,7 +113,7 @@ def _start_once(cluster: PrivateCluster, port: int) -> str | None:
     ):
         try:
             ended = process.wait(_START_SECONDS + 10)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             ended = -1
     if ended == 0 and find_postmaster(cluster.data / "postmaster.pid"):
         return None

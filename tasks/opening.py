@@ -119,7 +119,9 @@ def open_vault() -> "psycopg.Connection[Any]":
         raise
     if waiting:
         opened.close()
-        message = f"The vault lacks {len(waiting)} migrations: run `onevault migrate`, then try again."
+        message = (
+            f"The vault lacks {len(waiting)} migrations: run `onevault migrate`, then try again."
+        )
         raise Refused(message)
     return opened
 

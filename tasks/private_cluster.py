@@ -8,7 +8,6 @@ Layout of the folder, which belongs to us: ``data`` (belongs to the account that
 import os
 import secrets
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from tasks.cluster_settings import (
 )
 from tasks.errors import Refused
 from tasks.folders import give_tree, make_folder, remove_tree
-from tasks.processes import Process, TimedOut, run, start, stop_group
+from tasks.processes import Process, TimedOut, TimeoutExpired, run, start, stop_group
 from tasks.programs import Installation
 from tasks.programs_copy import usable_by
 from tasks.server_log import complaints, size_of
@@ -195,7 +194,7 @@ class PrivateCluster:
         process, self.process = self.process, None
         if process is not None:
             try:
-                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                with suppress(ProcessLookupError, TimeoutExpired):
                     process.send_signal(_STOP_SIGNALS[mode])
                     process.wait(timeout_seconds)
             finally:
@@ -276,7 +275,7 @@ class PrivateCluster:
     def _wait_until_ready(self, process: Process, ready_seconds: float, log_size: int) -> None:
         deadline = time.monotonic() + ready_seconds
         while pq.PGconn.ping(self.conninfo().encode()) != pq.Ping.OK:
-            with suppress(subprocess.TimeoutExpired):
+            with suppress(TimeoutExpired):
                 process.wait(_POLL_SECONDS)
             if process.returncode is not None:
                 said = complaints(self.log_path, after_bytes=log_size)

@@ -33,6 +33,7 @@ __all__ = [
     "ProgramFailed",
     "StderrTail",
     "TimedOut",
+    "TimeoutExpired",
     "Watchdog",
     "account_named",
     "death_signal_tool",
@@ -46,6 +47,7 @@ __all__ = [
 
 DEVNULL = subprocess.DEVNULL
 PIPE = subprocess.PIPE
+TimeoutExpired = subprocess.TimeoutExpired
 
 _Stream: TypeAlias = int | IO[bytes]
 

@@ -36,5 +36,5 @@ def server_slot(server: str, wait_seconds: float) -> Iterator[None]:
     finally:
         try:
             held.close()
-        except Exception as error:  # noqa: BLE001 - the lease runs out by itself
+        except Exception as error:  # the lease runs out by itself
             get_run_logger().warning("the slot of %s was not given back (%s)", server, error)

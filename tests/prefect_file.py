@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -9,6 +10,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
 from prefect import Flow
+from prefect._vendor.croniter.croniter import CroniterBadDateError
 from prefect.flows import load_flow_from_entrypoint
 from prefect.server.schemas.schedules import CronSchedule
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -24,12 +26,12 @@ _KEBAB = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 _MODULE_ENTRYPOINT = r"^flows(\.[a-z_]+){2}$"
 
 
-def _five_fields(cron: str) -> str:
+def _cron_line(cron: str) -> str:
     # Prefect takes six as well, and misreads them.
     if len(cron.split()) != _CRON_FIELDS:
         msg = f"the cron line {cron!r} does not have 5 fields"
         raise ValueError(msg)
-    return cron
+    return CronSchedule(cron=cron, timezone="UTC").cron
 
 
 def _iana(zone: str) -> str:
@@ -52,7 +54,7 @@ class _Strict(BaseModel):
 
 class Schedule(_Strict):
     slug: str = Field(pattern=_KEBAB)
-    cron: Annotated[str, AfterValidator(_five_fields)]
+    cron: Annotated[str, AfterValidator(_cron_line)]
     timezone: Annotated[str, AfterValidator(_iana)]
     active: bool = True
 
@@ -179,12 +181,11 @@ def _fires(cron: str, zone: str) -> tuple[datetime, ...]:
     schedule = CronSchedule(cron=cron, timezone=zone)
     start, end = _YEAR
     found: list[datetime] = []
-    # Prefect looks at a thousand moments at most.
-    while start < end:
-        some = asyncio.run(schedule.get_dates(500, start, min(end, start + timedelta(days=7))))
-        found += some
-        start += timedelta(days=7)
-    return tuple(dict.fromkeys(found))
+    with suppress(CroniterBadDateError):  # no such day in the calendar
+        while start < end:  # by the week: Prefect looks at a thousand moments at most
+            found += asyncio.run(schedule.get_dates(500, start, start + timedelta(days=7)))
+            start += timedelta(days=7)
+    return tuple(dict.fromkeys(at for at in found if at < end))
 
 
 def _twice(names: list[Any]) -> list[str]:

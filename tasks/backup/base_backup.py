@@ -6,6 +6,7 @@ can: see "BASE_BACKUP" in the PostgreSQL documentation, chapter "Streaming Repli
 
 import select
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import psycopg
 from psycopg import pq, sql
 
 from tasks.errors import Refused, Unavailable
+from tasks.processes import TimedOut
 
 _GATHERED_BYTES = 256 * 1024
 _WAIT_SECONDS = 0.5
@@ -54,12 +56,20 @@ class BaseBackup:
     """
 
     def __init__(
-        self, connection: psycopg.Connection, *, label: str, level: int, workers: int
+        self,
+        connection: psycopg.Connection,
+        *,
+        label: str,
+        level: int,
+        workers: int,
+        timeout_seconds: float,
     ) -> None:
         self._pgconn = connection.pgconn
         self._label = label
         self._level = level
         self._workers = workers
+        self._timeout_seconds = timeout_seconds
+        self._deadline = time.monotonic() + timeout_seconds
         self._stop_asked = threading.Event()
         self.compressed_by_server = False
         self.start: WalPosition | None = None
@@ -138,7 +148,7 @@ class BaseBackup:
 
     def _messages(self) -> Iterator[tuple[bytes, bytes]]:
         while True:
-            if self._stop_asked.is_set():
+            if self._stop_asked.is_set() or time.monotonic() > self._deadline:
                 self._abort()
             size, data = self._pgconn.get_copy_data(1)
             if size > 0:
@@ -163,8 +173,11 @@ class BaseBackup:
     def _abort(self) -> None:
         with suppress(psycopg.Error):
             self._pgconn.get_cancel().cancel()
-        message = "the base backup was cancelled"
-        raise Unavailable(message)
+        if self._stop_asked.is_set():
+            message = "the base backup was cancelled"
+            raise Unavailable(message)
+        message = f"the base backup did not finish within {self._timeout_seconds:g} s and was cancelled; raise the time limit"
+        raise TimedOut(message)
 
     def _result(self, expected: pq.ExecStatus) -> "pq.abc.PGresult":
         result = self._pgconn.get_result()

@@ -41,6 +41,9 @@ class Order:
     timeout_seconds: float = 4 * 3600.0
 
 
+NOTHING = Inventory(databases=(), roles=(), memberships=())
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
     """What was stored, and the instant it shows."""
@@ -76,6 +79,7 @@ def take_logical(
     """Dump one database and the server's globals under one exported snapshot, and count its tables in that snapshot."""
     database = order.database or server.database
     connect = partial(server.connect, database)
+    everything = NOTHING
     with (
         client_environment(server) as environment,
         ThreadPoolExecutor(1, "inventory") as pool,
@@ -83,22 +87,22 @@ def take_logical(
     ):
         environment |= {"PGDATABASE": database}
         lsn = _lsn(sessions.connections[0])
-        counting = pool.submit(_count, sessions, tools, environment, order)
+        compared = order.depth != "none"
+        counting = pool.submit(_count, sessions, tools, environment, order) if compared else None
         globals_object = _store_globals(tools, environment, to, order, connect)
         dump = _store_dump(tools, environment, to, order, sessions.snapshot, progress)
-        with connect() as connection:
-            found = inventory.with_sequences_after(counting.result(), connection)
-            roles, memberships = inventory.roles(connection)
+        if counting:
+            with connect() as connection:
+                everything = _with_roles(connection, counting.result())
         point = RecoveryPoint(snapshot=sessions.snapshot, lsn=lsn)
-    everything = Inventory(databases=(found,), roles=roles, memberships=memberships)
     listed = _store_inventory(to, everything)
     return Taken(
         objects=(dump, globals_object, listed),
         point=point,
         tool=f"pg_dump {tools.version}",
         compressed_by_server=False,
-        tables=len(found.tables),
-        rows=found.rows,
+        tables=everything.tables,
+        rows=everything.rows,
     )
 
 
@@ -108,7 +112,11 @@ def take_physical(
     """Copy the whole server by BASE_BACKUP, with the WAL that makes it consistent, and count what it holds right after."""
     with closing(server.replication_connection()) as connection:
         backup = BaseBackup(
-            connection, label=order.backup_id, level=order.level, workers=order.threads
+            connection,
+            label=order.backup_id,
+            level=order.level,
+            workers=order.threads,
+            timeout_seconds=order.timeout_seconds,
         )
         backup.begin()
         progress.expect(backup.total_bytes)
@@ -130,13 +138,15 @@ def take_physical(
         ),
         tool="BASE_BACKUP",
         compressed_by_server=backup.compressed_by_server,
-        tables=sum(len(database.tables) for database in everything.databases),
-        rows=sum(database.rows for database in everything.databases),
+        tables=everything.tables,
+        rows=everything.rows,
     )
 
 
 def take_inventory(server: Server, tools: Installation, order: Order) -> Inventory:
     """Count every database of a server; `xmax` is known only when no transaction ended meanwhile."""
+    if order.depth == "none":
+        return NOTHING
     with server.connect() as connection, client_environment(server) as environment:
         xmax, running = inventory.snapshot_now(connection)
         databases = tuple(
@@ -153,6 +163,12 @@ def take_inventory(server: Server, tools: Installation, order: Order) -> Invento
         xmax=xmax if quiet else None,
         running=running + running_after,
     )
+
+
+def _with_roles(connection: "psycopg.Connection[Any]", found: DatabaseInventory) -> Inventory:
+    roles, memberships = inventory.roles(connection)
+    after = inventory.with_sequences_after(found, connection)
+    return Inventory(databases=(after,), roles=roles, memberships=memberships)
 
 
 def take_one_database(server: Server, tools: Installation, order: Order) -> Inventory:

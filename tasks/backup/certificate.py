@@ -20,6 +20,8 @@ def headline(manifest: Manifest, proof: Proof) -> str:
         return f"{what} is NOT proven: {failed.summary}"
     if proof.restore.outcome is not Outcome.PASS:
         return f"{what} was re-read; no restore test was made"
+    if proof.comparison.outcome is Outcome.NOT_RUN:
+        return f"{what} restores in {proof.restore_seconds or 0:.1f} s; it was not compared with its source"
     partly = " (comparison in part)" if proof.outcome is Outcome.PARTIAL else ""
     return f"{what} restores{partly}: {proof.comparison.summary}; a restore takes {proof.restore_seconds or 0:.1f} s"
 

@@ -99,9 +99,7 @@ def _outcome(findings: Sequence[str], *, moved: bool) -> Outcome:
 
 
 def _summary(source: Inventory, findings: Sequence[str], outcome: Outcome) -> str:
-    tables = sum(len(database.tables) for database in source.databases)
-    rows = sum(database.rows for database in source.databases)
-    what = f"{tables} tables with {rows:,} rows"
+    what = f"{source.tables} tables with {source.rows:,} rows"
     if outcome is Outcome.PASS:
         return f"{what} are equal in the source and in the restored copy"
     if outcome is Outcome.PARTIAL:

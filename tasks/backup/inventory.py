@@ -17,7 +17,7 @@ from tasks import queries
 from tasks.backup.models import Record
 
 Connect = Callable[[], "psycopg.Connection[Any]"]
-Depth = Literal["content", "counts"]
+Depth = Literal["content", "counts", "none"]
 
 _QUERIES = queries.load(Path(__file__).with_name("inventory.sql"))
 
@@ -80,7 +80,7 @@ class DatabaseInventory(Record):
 
 
 class Inventory(Record):
-    """The databases of a server that a backup covers, and its roles."""
+    """The databases of a server that a backup covers, and its roles; all empty when nobody asked to compare."""
 
     databases: tuple[DatabaseInventory, ...]
     roles: tuple[NamedValue, ...]
@@ -91,6 +91,16 @@ class Inventory(Record):
     running: int | None = Field(
         default=None, description="Transactions in progress when it was taken."
     )
+
+    @property
+    def tables(self) -> int:
+        """Return how many tables were counted."""
+        return sum(len(database.tables) for database in self.databases)
+
+    @property
+    def rows(self) -> int:
+        """Return the rows of all tables."""
+        return sum(database.rows for database in self.databases)
 
 
 class Sessions:

@@ -31,8 +31,9 @@ class BackupOptions(BaseModel):
     verify: bool = Field(
         True, description="Restore the backup into a scratch server and compare it with the source."
     )
-    compare: Literal["content", "counts"] = Field(
-        "content", description="Compare the content of every row, or row counts only."
+    compare: Literal["content", "counts", "none"] = Field(
+        "content",
+        description="Compare the content of every row, row counts only, or nothing (then no data is read twice).",
     )
     heap_all_indexed: bool = Field(
         False,

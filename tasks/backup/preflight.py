@@ -41,6 +41,7 @@ class Wanted:
     kind: BackupKind
     database: str | None
     verify: bool
+    compared: bool = True
 
 
 def check(server: Server, store: ObjectStore, scratch: Path, wanted: Wanted) -> Ready:
@@ -93,7 +94,14 @@ def _server_problems(facts: dict[str, Any], wanted: Wanted) -> Iterator[str]:
 def _reading_problems(
     connection: "psycopg.Connection[Any]", facts: dict[str, Any], wanted: Wanted
 ) -> Iterator[str]:
-    if facts["is_superuser"] or wanted.kind is BackupKind.PHYSICAL:
+    if facts["is_superuser"]:
+        return
+    if wanted.kind is BackupKind.PHYSICAL:
+        if wanted.compared and not facts["may_read_all"]:
+            yield (
+                f'the comparison reads every table: GRANT pg_read_all_data TO "{facts["login"]}" and'
+                f' ALTER ROLE "{facts["login"]}" BYPASSRLS, or choose compare: none'
+            )
         return
     rows = _all(connection, "unreadable_tables")
     if hidden := [row["name"] for row in rows if row["by_row_security"]]:

@@ -5,6 +5,7 @@ SELECT current_setting('server_version_num')::int AS version_num, current_settin
        pg_is_in_recovery() AS in_recovery, current_setting('data_checksums') = 'on' AS data_checksums,
        (SELECT rolname FROM pg_roles WHERE oid = 10) AS superuser, current_user AS login,
        r.rolsuper OR r.rolreplication AS may_replicate, r.rolsuper AS is_superuser,
+       pg_has_role(current_user, 'pg_read_all_data', 'USAGE') AND r.rolbypassrls AS may_read_all,
        current_setting('wal_level') AS wal_level, current_setting('max_wal_senders')::int AS max_wal_senders,
        pg_database_size(current_database()) AS database_bytes,
        (SELECT sum(pg_table_size(oid)) FROM pg_class WHERE relkind IN ('r', 'm') AND oid >= 16384)::bigint AS table_bytes,

@@ -17,7 +17,7 @@ from tasks.backup.capture import Order
 from tasks.backup.comparison import TableRow
 from tasks.backup.inventory import Inventory
 from tasks.backup.manifest import check_listing
-from tasks.backup.models import BackupKind, Outcome, Rung
+from tasks.backup.models import BackupKind, Outcome, Rung, not_run
 from tasks.backup.pipeline import read_parts
 from tasks.backup.restore import (
     Limits,
@@ -154,6 +154,8 @@ def compare_with_source(
     started = time.monotonic()
     manifest = backup.manifest
     source = backup.inventory()
+    if not source.databases:
+        return not_run("the backup was taken without counting its source (compare: none)"), []
     depth = "counts" if _only_counted(source) else "content"
     order = Order(manifest.backup_id, manifest.server.database, depth=depth, jobs=plan.jobs)  # type: ignore[arg-type]
     # The same pg_dump that read the source's schema, so that its way of writing is the same.

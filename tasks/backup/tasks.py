@@ -101,7 +101,8 @@ def open_site(server: str, options: BackupOptions) -> Site:
 @patient("check preconditions")
 def check_preconditions(site: Site, kind: BackupKind, database: str | None) -> Ready:
     """Check server, rights, tools and disk space before anything is begun."""
-    wanted = Wanted(site.server.name, kind, database, site.options.verify)
+    options = site.options
+    wanted = Wanted(site.server.name, kind, database, options.verify, options.compare != "none")
     with translating(f"look at server {site.server.name}"):
         ready = preflight.check(site.server, site.store, site.scratch, wanted)
     get_run_logger().info(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deployments.register import WORK_POOL
-from tests.prefect_file import Deployment, PrefectFile, faults, read
+from tests.prefect_file import Deployment, faults, read
 
 TEXT = (Path(__file__).parents[2] / "prefect.yaml").read_text()
 DEPLOYMENTS = read(TEXT).deployments
@@ -38,7 +38,7 @@ BROKEN = [
     ("a misspelt key of a schedule", "timezone: *", "timezon: *", "timezon: Extra"),
     ("an unknown zone", "zone UTC", "zone Mars/Olympus", "not an IANA time zone"),
     ("six cron fields", '"30 1 * * *"', '"0 30 1 * * *"', "does not have 5 fields"),
-    ("no cron line", '"30 1 * * *"', '"30 25 * * *"', "ValidationError"),
+    ("no cron line", '"30 1 * * *"', '"30 25 * * *"', "Invalid cron string"),
     ("a schedule that never fires", '"30 1 * * *"', '"30 1 31 2 *"', "nightly never fires"),
     ("a schedule outside the window", '"30 1 * * *"', '"30 6 * * *"', "outside its window"),
     ("a schedule at the window's end", '"30 1 * * *"', '"0 5 * * *"', "outside its window"),
@@ -87,5 +87,4 @@ def test_a_required_parameter_may_not_be_left_out_on_a_schedule():
 
 
 def test_the_file_is_read_whole():
-    assert isinstance(read(TEXT), PrefectFile)
     assert len(DEPLOYMENTS) == TEXT.count("entrypoint:")
