@@ -21,7 +21,7 @@ from tasks.programs import Installation, server_programs
 from tasks.scratch import scratch_folder, sweep
 
 Candidate = Callable[[], Usage]
-_TAKE = ("--stages", "take", "--depth", "counts")
+_TAKE = ("--stages", "take", "--depth", "none")
 _MEMORY_SHARES = (0.4, 1.0, 2.0)
 _JOBS = 2
 # The newest that Debian's pgBackRest knows.

@@ -127,7 +127,7 @@ def _head(results: Results) -> Iterator[str]:
         "Candidates ran in turn (A/B/A/B); figures are medians. CPU is that of the client with its children and of the"
         " server. Ours is timed from the start of its Python to its end; the ratio without start leaves out the imports"
         " (Prefect above all), which a flow run has behind it when its backup begins. *Alone* means"
-        " `Order(depth='counts')`: tables are counted and not fingerprinted; the peers count nothing."
+        " `Order(depth='none')`: tables are neither counted nor fingerprinted, as the peers do not."
     )
     yield ""
 

@@ -20,6 +20,7 @@ from tasks.processes import (
 )
 
 _PIPE_BYTES = 1024 * 1024
+_READ_BYTES = 256 * 1024
 _KEPT_LINES = 1000
 
 
@@ -60,7 +61,7 @@ class ProgramOutput:
 
     def __iter__(self) -> Iterator[bytes]:
         descriptor = self._stdout.fileno()
-        while chunk := os.read(descriptor, _PIPE_BYTES):
+        while chunk := os.read(descriptor, _READ_BYTES):
             yield chunk
         _check(self._argv, self._process, self._watchdog, self._tail, self._timeout_seconds)
 

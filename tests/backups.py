@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -182,7 +183,7 @@ def load_awkward(server: Server) -> None:
 
 def psql(server: Server, database: str, script: Path) -> None:
     """Run a script as the superuser."""
-    argv = [server.cluster.installation.program("psql"), "--no-psqlrc", "--quiet"]
+    program = server.cluster.installation.program("psql")
     environment = {
         "PGHOST": server.host,
         "PGPORT": str(server.port),
@@ -191,8 +192,8 @@ def psql(server: Server, database: str, script: Path) -> None:
         "PGDATABASE": database,
         "PGCLIENTENCODING": "UTF8",
     }
-    words = ["--set=ON_ERROR_STOP=1", f"--file={script}"]
-    processes.run([*argv, *words], env=environment, timeout_seconds=60)
+    argv = [program, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", f"--file={script}"]
+    processes.run(argv, env=environment, timeout_seconds=60)
 
 
 def make_vault(server: Server, name: str = "onevault") -> str:
@@ -211,18 +212,10 @@ def entries(vault_url: str) -> list[CatalogEntry]:
 def until(condition: Callable[[], object], seconds: float = 30) -> Any:
     """Wait until a condition holds and return what it gave."""
     deadline = monotonic() + seconds
-    pause = psutil.Process()
     while not (found := condition()):
         assert monotonic() < deadline, f"it did not happen within {seconds:g} s"
-        # Waiting for oneself only ever times out.
-        _pause(pause, 0.02)
+        threading.Event().wait(0.02)
     return found
-
-
-def _pause(_process: psutil.Process, seconds: float) -> None:
-    import threading  # noqa: PLC0415
-
-    threading.Event().wait(seconds)
 
 
 def sessions(server: Server, application: str = "") -> list[str]:
@@ -256,3 +249,29 @@ def port_of(url: str) -> int:
 
 def is_root() -> bool:
     return os.geteuid() == 0
+
+
+class InThread:
+    """Something that runs beside the test."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self._error = error
+
+    def done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def error(self, seconds: float) -> BaseException:
+        """Return what it raised, within this time."""
+        self._thread.join(seconds)
+        assert not self._thread.is_alive(), f"it did not end within {seconds:g} s"
+        assert self._error is not None, "it raised nothing"
+        return self._error

@@ -3,11 +3,12 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 ROOT = Path(__file__).parents[1]
 
 _BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>[^>]*?) -->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$",
+    r"(?:^<!-- (?P<mark>[^>]*?) -->\n)?^(?P<indent> *)```(?P<kind>\w*)\n(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
@@ -31,7 +32,7 @@ def documents() -> list[Path]:
 def blocks(path: Path) -> list[Block]:
     """List the fenced blocks of a document."""
     found = _BLOCK.finditer(path.read_text(encoding="utf-8"))
-    return [Block(each["kind"], each["mark"] or "", each["text"]) for each in found]
+    return [Block(each["kind"], each["mark"] or "", dedent(each["text"])) for each in found]
 
 
 def links(path: Path) -> list[str]:

@@ -19,7 +19,7 @@ from tasks.cluster_settings import free_port
 from tasks.errors import Unavailable
 from tasks.folders import make_folder, remove_tree
 from tasks.home import home, make_home
-from tasks.processes import start
+from tasks.processes import Process, start
 
 _START_SECONDS = 180
 _STOP_SECONDS = 15
@@ -35,6 +35,8 @@ _SERVER_SETTINGS = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "PREFECT_LOGGING_LEVEL": "WARNING",
 }
+# They may outlive us: kept, so that Python does not complain of children that nobody waited for.
+_children: dict[int, Process] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,7 @@ def _start(arguments: list[str], environment: dict[str, str], name: str) -> int:
             death_signal=None,
             cwd=Path(__file__).parents[2],
         )
+    _children[process.pid] = process
     return process.pid
 
 
@@ -210,4 +213,6 @@ def _stop(pid: int) -> bool:
     for process in alive:
         with suppress(psutil.Error):
             process.kill()
+    if child := _children.pop(pid, None):
+        child.wait()
     return True

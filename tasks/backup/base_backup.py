@@ -180,6 +180,10 @@ class BaseBackup:
         raise TimedOut(message)
 
     def _result(self, expected: pq.ExecStatus) -> "pq.abc.PGresult":
+        while self._pgconn.is_busy():
+            if time.monotonic() > self._deadline:
+                self._abort()
+            self._wait()
         result = self._pgconn.get_result()
         if result is None:
             message = (

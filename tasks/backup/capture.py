@@ -1,9 +1,8 @@
 """Taking a backup: the bytes go from the server to the store, and what the server held is written down."""
 
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,20 +10,17 @@ from typing import Any
 
 import psycopg
 
-from tasks import processes
 from tasks.backup import inventory
 from tasks.backup.base_backup import Archives, ArchiveStart, BaseBackup, ManifestStart
-from tasks.backup.comparison import schema_lines
+from tasks.backup.clients import as_conninfo, client_environment, naming_locks, read_schema
+from tasks.backup.envelope import canonical
 from tasks.backup.inventory import DatabaseInventory, Depth, Inventory, Sessions
-from tasks.backup.manifest import canonical
 from tasks.backup.models import RecoveryPoint, StoredObject
 from tasks.backup.pipeline import Described, Destination, compress, counted, prefetch, store_object
 from tasks.backup.ports import Server
 from tasks.programs import Installation
 from tasks.progress import Progress
 from tasks.streaming import ProgramOutput
-
-_SCHEMA_TIMEOUT_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +60,6 @@ class _Counter:
         self.bytes += size
 
 
-@contextmanager
-def client_environment(server: Server) -> Iterator[dict[str, str]]:
-    """Yield the PG* variables for client programs; the password file lives as long as the block."""
-    with tempfile.TemporaryDirectory(prefix="ov-pass-") as folder:
-        passfile = Path(folder) / "pgpass"
-        server.write_passfile(passfile)
-        yield server.libpq_environment(passfile)
-
-
 def take_logical(
     server: Server, tools: Installation, to: Destination, order: Order, progress: Progress
 ) -> Taken:
@@ -110,6 +97,7 @@ def take_physical(
     server: Server, tools: Installation, to: Destination, order: Order, progress: Progress
 ) -> Taken:
     """Copy the whole server by BASE_BACKUP, with the WAL that makes it consistent, and count what it holds right after."""
+    before = _moment(server)
     with closing(server.replication_connection()) as connection:
         backup = BaseBackup(
             connection,
@@ -129,7 +117,7 @@ def take_physical(
             backup.cancel()
     assert backup.start is not None  # noqa: S101 - set before the first item
     assert backup.stop is not None  # noqa: S101 - set after the last
-    everything = take_inventory(server, tools, order)
+    everything = take_inventory(server, tools, order, since=before)
     objects.append(_store_inventory(to, everything))
     return Taken(
         objects=tuple(objects),
@@ -143,26 +131,33 @@ def take_physical(
     )
 
 
-def take_inventory(server: Server, tools: Installation, order: Order) -> Inventory:
-    """Count every database of a server; `xmax` is known only when no transaction ended meanwhile."""
+def take_inventory(
+    server: Server, tools: Installation, order: Order, since: inventory.Moment | None = None
+) -> Inventory:
+    """Count every database of a server; `xmax` is known only when no transaction ended meanwhile, or since a moment."""
     if order.depth == "none":
         return NOTHING
     with server.connect() as connection, client_environment(server) as environment:
-        xmax, running = inventory.snapshot_now(connection)
+        before = inventory.moment(connection)
         databases = tuple(
             _count_database(server, tools, environment | {"PGDATABASE": name}, order, name)
             for name in inventory.database_names(connection)
         )
         roles, memberships = inventory.roles(connection)
-        xmax_after, running_after = inventory.snapshot_now(connection)
-    quiet = xmax == xmax_after
+        after = inventory.moment(connection)
+    quiet = before == after == (since or after)
     return Inventory(
         databases=databases,
         roles=roles,
         memberships=memberships,
-        xmax=xmax if quiet else None,
-        running=running + running_after,
+        xmax=after.xmax if quiet else None,
+        running=before.running + after.running,
     )
+
+
+def _moment(server: Server) -> inventory.Moment:
+    with server.connect() as connection:
+        return inventory.moment(connection)
 
 
 def _with_roles(connection: "psycopg.Connection[Any]", found: DatabaseInventory) -> Inventory:
@@ -180,22 +175,6 @@ def take_one_database(server: Server, tools: Installation, order: Order) -> Inve
     return Inventory(databases=(found,), roles=roles, memberships=memberships)
 
 
-def read_schema(
-    tools: Installation, environment: dict[str, str], snapshot: str | None = None
-) -> tuple[str, ...]:
-    """Return the schema of the database that PGDATABASE names, as the lines of a dump."""
-    argv: list[str | Path] = [
-        tools.program("pg_dump"),
-        "--schema-only",
-        "--create",
-        "--no-password",
-    ]
-    if snapshot:
-        argv.append(f"--snapshot={snapshot}")
-    finished = processes.run(argv, env=environment, timeout_seconds=_SCHEMA_TIMEOUT_SECONDS)
-    return schema_lines(finished.stdout.decode("utf-8", "surrogateescape"))
-
-
 def _count_database(
     server: Server, tools: Installation, environment: dict[str, str], order: Order, name: str
 ) -> DatabaseInventory:
@@ -206,7 +185,14 @@ def _count_database(
 def _count(
     sessions: Sessions, tools: Installation, environment: dict[str, str], order: Order
 ) -> DatabaseInventory:
-    lines = read_schema(tools, environment, sessions.snapshot)
+    sessions.limit(order.lock_wait_seconds, order.timeout_seconds)
+    lines = read_schema(
+        tools,
+        environment,
+        snapshot=sessions.snapshot,
+        lock_wait_seconds=order.lock_wait_seconds,
+        timeout_seconds=order.timeout_seconds,
+    )
     return inventory.take_database(sessions, order.depth, lines)
 
 
@@ -232,8 +218,11 @@ def _store_dump(
         source.add(size)
         progress.advance(source.bytes)
 
-    with ProgramOutput(argv, env=environment, timeout_seconds=order.timeout_seconds) as output:
-        compressed = compress(counted(prefetch(output), on_bytes), order.level, order.threads)
+    with (
+        naming_locks(order.lock_wait_seconds),
+        ProgramOutput(argv, env=environment, timeout_seconds=order.timeout_seconds) as output,
+    ):
+        compressed = prefetch(compress(counted(prefetch(output), on_bytes), order.level))
         return store_object(
             to, Described("dump.pgdump.zst", "dump"), compressed, lambda: source.bytes
         )
@@ -250,14 +239,14 @@ def _store_globals(
         tools.program("pg_dumpall"),
         "--globals-only",
         "--no-password",
-        f"--database={environment['PGDATABASE']}",
+        f"--database={as_conninfo(environment['PGDATABASE'])}",
     ]
     with connect() as connection:
         if not _may_read_passwords(connection):
             argv.append("--no-role-passwords")
     source = _Counter()
     with ProgramOutput(argv, env=environment, timeout_seconds=order.timeout_seconds) as output:
-        compressed = compress(counted(output, source.add), order.level, 0)
+        compressed = compress(counted(output, source.add), order.level)
         return store_object(
             to, Described("globals.sql.zst", "globals"), compressed, lambda: source.bytes
         )
@@ -273,7 +262,7 @@ def _store_archive(
 ) -> StoredObject:
     if isinstance(start, ManifestStart):
         source = _Counter()
-        compressed = compress(counted(chunks, source.add), order.level, 0)
+        compressed = compress(counted(chunks, source.add), order.level)
         return store_object(
             to,
             Described("backup_manifest.zst", "backup_manifest"),
@@ -287,14 +276,14 @@ def _store_archive(
     if backup.compressed_by_server:
         return store_object(to, described, watched, lambda: None)
     source = _Counter()
-    compressed = compress(counted(watched, source.add), order.level, order.threads)
+    compressed = prefetch(compress(counted(watched, source.add), order.level))
     return store_object(to, described, compressed, lambda: source.bytes)
 
 
 def _store_inventory(to: Destination, everything: Inventory) -> StoredObject:
     data = canonical(everything.model_dump(mode="json"))
     return store_object(
-        to, Described("inventory.json.zst", "inventory"), compress([data], 3, 0), lambda: len(data)
+        to, Described("inventory.json.zst", "inventory"), compress([data], 3), lambda: len(data)
     )
 
 

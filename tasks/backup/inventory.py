@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, LiteralString, Self
+from typing import Any, Literal, LiteralString, NamedTuple, Self
 
 import psycopg
 from psycopg import sql
@@ -44,6 +44,7 @@ class SequenceFacts(Record):
 
     schema_name: str
     name: str
+    persistence: str = "p"
     increment: int
     before: int | None
     after: int | None
@@ -144,6 +145,16 @@ class Sessions:
             row = connection.execute("SELECT pg_export_snapshot()").fetchone()
             self.snapshot = str(row[0]) if row else ""
 
+    def limit(self, lock_wait_seconds: int, timeout_seconds: float) -> None:
+        """Give every statement from now on these limits; the server stops what takes longer."""
+        limits = {
+            "lock_ms": str(lock_wait_seconds * 1000),
+            # The server counts in an int4.
+            "statement_ms": str(min(int(timeout_seconds * 1000) or 1, 2**31 - 1)),
+        }
+        for connection in self.connections:
+            connection.execute(_sql("limits"), limits)
+
     def cancel(self) -> None:
         """Cancel what runs on every connection."""
         for connection in self.connections:
@@ -209,10 +220,18 @@ def bootstrap_superuser(connection: "psycopg.Connection[Any]") -> str:
     return str(_rows(connection, "bootstrap_superuser")[0]["rolname"])
 
 
-def snapshot_now(connection: "psycopg.Connection[Any]") -> tuple[str, int]:
-    """Return the first transaction not visible, and how many are in progress."""
-    row = _rows(connection, "snapshot_now")[0]
-    return str(row["xmax"]), int(row["running"])
+class Moment(NamedTuple):
+    """Which transactions a server shows now."""
+
+    snapshot: str
+    xmax: str
+    running: int
+
+
+def moment(connection: "psycopg.Connection[Any]") -> Moment:
+    """Return the snapshot, the first transaction not visible, and how many are in progress and not prepared."""
+    row = _rows(connection, "moment")[0]
+    return Moment(str(row["snapshot"]), str(row["xmax"]), int(row["running"]))
 
 
 def _tables(sessions: Sessions, depth: Depth) -> list[TableFacts]:
@@ -256,11 +275,11 @@ def _table(connection: "psycopg.Connection[Any]", row: dict[str, Any], depth: De
 _FINGERPRINTS = {
     "record": sql.SQL(
         "/* onevault:backup.fingerprint */ SELECT count(*),"
-        " coalesce(sum(hash_record_extended(t.*, 0)::numeric), 0)::text FROM ONLY {} AS t"
+        " coalesce(sum(hash_record_extended(t.*, 0)), 0)::text FROM ONLY {} AS t"
     ),
     "text": sql.SQL(
         "/* onevault:backup.fingerprint */ SELECT count(*),"
-        " coalesce(sum(hashtextextended((t.*)::text, 0)::numeric), 0)::text FROM ONLY {} AS t"
+        " coalesce(sum(hashtextextended((t.*)::text, 0)), 0)::text FROM ONLY {} AS t"
     ),
     "count": sql.SQL("/* onevault:backup.count */ SELECT count(*), NULL::text FROM ONLY {} AS t"),
 }
@@ -278,6 +297,7 @@ def _sequences(connection: "psycopg.Connection[Any]") -> tuple[SequenceFacts, ..
             SequenceFacts(
                 schema_name=row["schema"],
                 name=row["name"],
+                persistence=row["persistence"],
                 increment=row["increment"],
                 before=value,
                 after=value,

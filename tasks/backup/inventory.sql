@@ -31,7 +31,7 @@ SELECT n.nspname AS schema, c.relname AS name, c.relkind::text AS kind, c.relper
 
 -- name: sequences
 -- The sequences, to be read one by one: their state is not part of any snapshot.
-SELECT n.nspname AS schema, c.relname AS name, s.seqincrement AS increment
+SELECT n.nspname AS schema, c.relname AS name, c.relpersistence::text AS persistence, s.seqincrement AS increment
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_sequence s ON s.seqrelid = c.oid
@@ -41,13 +41,13 @@ SELECT n.nspname AS schema, c.relname AS name, s.seqincrement AS increment
 -- name: large_objects
 -- How many large objects there are, and a fingerprint of their pages.
 SELECT (SELECT count(*) FROM pg_largeobject_metadata) AS count,
-       (SELECT coalesce(sum(hashtextextended(l.loid || ':' || l.pageno || ':' || encode(sha256(l.data), 'hex'), 0)::numeric), 0)::text
+       (SELECT coalesce(sum(hashtextextended(l.loid || ':' || l.pageno || ':' || encode(sha256(l.data), 'hex'), 0)), 0)::text
           FROM pg_largeobject l) AS fingerprint
 
 -- name: large_objects_by_grant
 -- The same for a role that may not read pg_largeobject: each object through its own grant.
 SELECT count(*) AS count,
-       coalesce(sum(hashtextextended(oid || ':' || encode(sha256(lo_get(oid)), 'hex'), 0)::numeric), 0)::text AS fingerprint
+       coalesce(sum(hashtextextended(oid || ':' || encode(sha256(lo_get(oid)), 'hex'), 0)), 0)::text AS fingerprint
   FROM pg_largeobject_metadata
 
 -- name: may_read_large_objects
@@ -104,10 +104,15 @@ SELECT set_config('row_security', 'off', false), set_config('extra_float_digits'
        set_config('intervalstyle', 'iso_8601', false), set_config('bytea_output', 'hex', false),
        set_config('search_path', 'pg_catalog', false), set_config('max_parallel_workers_per_gather', '0', false)
 
--- name: snapshot_now
--- The transactions a snapshot sees, and where the WAL stands.
-SELECT pg_snapshot_xmax(pg_current_snapshot())::text AS xmax,
-       (SELECT count(*) FROM pg_snapshot_xip(pg_current_snapshot())) AS running
+-- name: limits
+-- How long a statement of this session may wait for a lock, and take.
+SELECT set_config('lock_timeout', %(lock_ms)s, false), set_config('statement_timeout', %(statement_ms)s, false)
+
+-- name: moment
+-- The transactions that a snapshot shows; prepared ones are in progress for as long as they stay prepared.
+SELECT pg_current_snapshot()::text AS snapshot, pg_snapshot_xmax(pg_current_snapshot())::text AS xmax,
+       (SELECT count(*) FROM pg_snapshot_xip(pg_current_snapshot()) AS running(xid)
+         WHERE running.xid::xid NOT IN (SELECT transaction FROM pg_prepared_xacts)) AS running
 
 -- name: bootstrap_superuser
 -- The role that initdb made.

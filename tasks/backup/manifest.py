@@ -1,9 +1,8 @@
 """The manifest: the signed commit record of a backup. No manifest, no backup."""
 
-import json
-
 from pydantic import ValidationError
 
+from tasks.backup import envelope, events
 from tasks.backup.models import BACKUP_ID, Manifest
 from tasks.backup.pipeline import header_key, payload_key
 from tasks.backup.ports import KeyHolder, ObjectStore
@@ -11,12 +10,7 @@ from tasks.errors import Damaged, Refused
 
 MANIFEST_NAME = "manifest.json"
 SUMS_NAME = "SHA256SUMS"
-EVENTS_FOLDER = "events/"
-
-
-def canonical(value: object) -> bytes:
-    """Return the one JSON form that is signed: sorted keys, no white space, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+_NAME = "manifest"
 
 
 def prefix_of(system_identifier: str, backup_id: str) -> str:
@@ -26,37 +20,17 @@ def prefix_of(system_identifier: str, backup_id: str) -> str:
 
 def seal(manifest: Manifest, keyring: KeyHolder) -> bytes:
     """Return the signed manifest as it is stored."""
-    body = manifest.model_dump(mode="json")
-    signature = keyring.sign(canonical(body))
-    return canonical(
-        {
-            "manifest": body,
-            "signature": {
-                "algorithm": "Ed25519",
-                "key_id": signature.key_id,
-                "value": signature.value.hex(),
-            },
-        }
-    )
+    return envelope.seal(_NAME, manifest.model_dump(mode="json"), keyring)
 
 
 def unseal(data: bytes, keyring: KeyHolder) -> Manifest:
     """Return the manifest when its bytes, its signature and its fields are exactly as sealed, else raise Damaged."""
+    body = envelope.unseal(_NAME, data, keyring)
     try:
-        envelope = json.loads(data)
-        if canonical(envelope) != data or set(envelope) != {"manifest", "signature"}:
-            raise Damaged(_CHANGED)
-        signature = envelope["signature"]
-        value = bytes.fromhex(signature["value"])
-        if value.hex() != signature["value"] or signature["algorithm"] != "Ed25519":
-            raise Damaged(_CHANGED)
-        keyring.verify(canonical(envelope["manifest"]), signature["key_id"], value)
-        return Manifest.model_validate_json(canonical(envelope["manifest"]))
-    except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
-        raise Damaged(_CHANGED) from error
-
-
-_CHANGED = "the manifest is not what was signed; treat this copy as lost, use another backup"
+        return Manifest.model_validate_json(envelope.canonical(body))
+    except ValidationError as error:
+        message = "the manifest has fields this version does not know; use the version of OneVault that wrote it, or a newer one"
+        raise Damaged(message) from error
 
 
 def sums(manifest: Manifest, prefix: str = ".") -> bytes:
@@ -104,19 +78,21 @@ def find_prefix(store: ObjectStore, backup_id: str) -> str:
     raise Refused(message)
 
 
-def check_listing(store: ObjectStore, prefix: str, manifest: Manifest) -> None:
-    """Raise Damaged unless the folder holds just what the manifest names, headers and sums as sealed."""
+def check_listing(store: ObjectStore, prefix: str, manifest: Manifest, keyring: KeyHolder) -> None:
+    """Raise Damaged unless the folder holds just what the manifest names, headers, sums and events as sealed."""
     expected = {f"{prefix}/{MANIFEST_NAME}", f"{prefix}/{SUMS_NAME}"}
     for item in manifest.objects:
         expected |= {payload_key(prefix, item.name), header_key(prefix, item.name)}
     found = {entry.key for entry in store.list(f"{prefix}/")}
-    found = {key for key in found if not key.startswith(f"{prefix}/{EVENTS_FOLDER}")}
+    found = {key for key in found if not key.startswith(f"{prefix}/{events.FOLDER}")}
     if missing := expected - found:
         message = f"{min(missing)} is missing from the store; this copy is lost, use another backup"
         raise Damaged(message)
     if unknown := found - expected:
         message = f"{min(unknown)} does not belong to this backup; someone changed the store"
         raise Damaged(message)
+    for _ in events.read_events(store, prefix, keyring):
+        pass
     for item in manifest.objects:
         if store.get(header_key(prefix, item.name)) != item.age_header.encode("ascii"):
             message = f"{header_key(prefix, item.name)} differs from the signed manifest; this copy was changed"

@@ -43,7 +43,7 @@ class BackupOptions(BaseModel):
         1, ge=1, le=19, description="The zstd level; 1 is the fastest and rarely much larger."
     )
     threads: int = Field(
-        2, ge=1, le=64, description="Compression threads, on the server for a physical backup."
+        2, ge=1, le=64, description="Compression workers on the server, for a physical backup."
     )
     jobs: int = Field(
         2,

@@ -8,7 +8,11 @@ SELECT current_setting('server_version_num')::int AS version_num, current_settin
        pg_has_role(current_user, 'pg_read_all_data', 'USAGE') AND r.rolbypassrls AS may_read_all,
        current_setting('wal_level') AS wal_level, current_setting('max_wal_senders')::int AS max_wal_senders,
        pg_database_size(current_database()) AS database_bytes,
-       (SELECT sum(pg_table_size(oid)) FROM pg_class WHERE relkind IN ('r', 'm') AND oid >= 16384)::bigint AS table_bytes,
+       -- An estimate must not wait: pg_table_size takes a lock that an exclusively locked table does not give.
+       (SELECT sum(pg_table_size(c.oid)) FROM pg_class c WHERE c.relkind IN ('r', 'm') AND c.oid >= 16384
+           AND NOT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                            WHERE d.datname = current_database() AND l.relation = c.oid AND l.mode = 'AccessExclusiveLock')
+       )::bigint AS table_bytes,
        (SELECT sum(pg_database_size(oid)) FROM pg_database WHERE has_database_privilege(oid, 'CONNECT') OR r.rolsuper)::bigint
            AS cluster_bytes
   FROM pg_roles r WHERE r.rolname = current_user

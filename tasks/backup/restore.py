@@ -15,7 +15,11 @@ from tasks.backup.ports import KeyHolder, ObjectStore
 from tasks.folders import make_folder
 from tasks.programs import Installation
 
-_TABLESPACE_LOCATION = re.compile(rb"^(CREATE TABLESPACE .+) LOCATION '.*';$", re.MULTILINE)
+# Names may hold line ends: a location that were overlooked here would be the source's own.
+_TABLESPACE_LOCATION = re.compile(
+    rb"""^(CREATE TABLESPACE (?:"(?:[^"]|"")+"|\S+) OWNER (?:"(?:[^"]|"")+"|\S+)) LOCATION E?'[^']*';$""",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from tasks.processes import ProgramFailed, TimedOut
 
 # What pg_dump says when a person must change something; anything else may be a moment's trouble.
 _FINAL = re.compile(
-    r"permission denied|authentication failed|does not exist$|must be superuser|row-level security|row security"
+    r"permission denied|authentication failed|(?:role|database) .* does not exist$|must be superuser|row-level security|row security"
     r"|version mismatch|no pg_hba\.conf entry|unrecognized|invalid option|out of memory"
 )
 

@@ -20,7 +20,16 @@ from blocks.keyring import Keyring
 from blocks.storage.base import BackupStore
 from tasks import opening
 from tasks.artifacts import ProgressArtifact, artifact_key, show_markdown, show_table
-from tasks.backup import capture, certificate, journal, manifest, preflight, rehearsal, retrying
+from tasks.backup import (
+    capture,
+    certificate,
+    events,
+    journal,
+    manifest,
+    preflight,
+    rehearsal,
+    retrying,
+)
 from tasks.backup import store as catalog
 from tasks.backup.capture import Order
 from tasks.backup.catalog import BackupIntent
@@ -223,6 +232,7 @@ def record_proof(backup: OpenBackup, proof: Proof, rows: list[TableRow]) -> str:
     failure = sentence if proof.outcome in (Outcome.FAIL, Outcome.PARTIAL) else None
     with opening.open_vault() as vault:
         catalog.record_verification(vault, journal.record_of(proof, failure))
+    events.append_verification(backup.store, backup.prefix, proof, backup.keyring)
     page = certificate.markdown(made, proof, backup.store.location())
     key = artifact_key("certificate", made.server.name, made.server.database or "", made.kind.value)
     show_markdown(key, page, sentence)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from blocks.keyring import LocalKeyring
+from tasks.backup import envelope as envelopes
 from tasks.backup import manifest, pipeline, rehearsal
 from tasks.backup.models import BackupKind, Manifest, Outcome
 from tasks.backup.restore import OpenBackup
@@ -216,7 +217,7 @@ def _pair(chance: random.Random, names: list[str]) -> list[str]:
 def edit_manifest(chance: random.Random, subject: Subject) -> Changes:
     envelope = json.loads(subject.files[MANIFEST])
     _edit(chance, envelope["manifest"])
-    return {MANIFEST: manifest.canonical(envelope)}
+    return {MANIFEST: envelopes.canonical(envelope)}
 
 
 def edit_signature(chance: random.Random, subject: Subject) -> Changes:
@@ -225,7 +226,7 @@ def edit_signature(chance: random.Random, subject: Subject) -> Changes:
     values += [envelope["signature"][name].upper() for name in ("value", "key_id")]
     values += [" " + envelope["signature"]["value"], subject.strangers.active_key_id]
     envelope["signature"][chance.choice(["value", "key_id", "algorithm"])] = chance.choice(values)
-    return {MANIFEST: manifest.canonical(envelope)}
+    return {MANIFEST: envelopes.canonical(envelope)}
 
 
 def reformat_manifest(chance: random.Random, subject: Subject) -> Changes:
@@ -236,9 +237,9 @@ def reformat_manifest(chance: random.Random, subject: Subject) -> Changes:
         json.dumps(envelope, indent=1).encode(),
         b"\xef\xbb\xbf" + sealed,
         sealed.replace(b"{", b'{"manifest":{},', 1),
-        manifest.canonical(envelope | {"more": True}),
-        manifest.canonical([envelope]),
-        manifest.canonical(envelope["manifest"]),
+        envelopes.canonical(envelope | {"more": True}),
+        envelopes.canonical([envelope]),
+        envelopes.canonical(envelope["manifest"]),
         b"[" * 100_000,
         b"null",
     ]
@@ -252,7 +253,7 @@ def sign_with_another_key(chance: random.Random, subject: Subject) -> Changes:
     )
     if chance.random() < 0.5:
         envelope["signature"]["key_id"] = subject.backup.keyring.active_key_id
-    return {MANIFEST: manifest.canonical(envelope)}
+    return {MANIFEST: envelopes.canonical(envelope)}
 
 
 def _edit(chance: random.Random, value: Any) -> None:
