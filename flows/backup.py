@@ -72,6 +72,7 @@ def verify_backup(
 
 def _prove(backup: OpenBackup, plan: rehearsal.Rehearsal, *, restore: bool) -> BackupReport:
     started_at = datetime.now(UTC)
+    verification_id = work.announce_proof(backup)
     reread, size = work.reread_backup(backup)
     restored = comparison = structure = not_run("not asked for")
     seconds: float | None = None
@@ -94,6 +95,7 @@ def _prove(backup: OpenBackup, plan: rehearsal.Rehearsal, *, restore: bool) -> B
         structure,
         seconds,
         size,
+        verification_id,
     )
     sentence = work.record_proof(backup, proof, rows)
     if proof.outcome is Outcome.FAIL:

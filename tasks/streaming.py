@@ -77,7 +77,8 @@ def feed(
 ) -> list[str]:
     """Run a program on a stream of bytes and return what it said on standard error.
 
-    Raises ProgramFailed for another exit code than 0 unless `check` is false, and TimedOut.
+    Raises ProgramFailed for another exit code than 0 unless `check` is false, always when a signal ended the
+    program, and TimedOut.
     """
     with ExitStack() as ends:
         process = ends.enter_context(
@@ -90,8 +91,9 @@ def feed(
         _pour(chunks, stdin)
         try:
             _check(argv, process, watchdog, tail, timeout_seconds)
-        except ProgramFailed:
-            if check:
+        except ProgramFailed as error:
+            # A program that was killed has not said what it left undone.
+            if check or error.returncode < 0:
                 raise
         return tail.lines()
 

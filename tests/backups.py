@@ -84,6 +84,7 @@ class BackupMaker:
 
     def __init__(self, server: Server, folder: Path, conninfo: str | None = None) -> None:
         self.source = NamedServer("test", PostgresServer.from_conninfo(conninfo or server.url()))
+        self.folder = folder
         self.store = local_store(folder / "store")
         self.keyring = local_keyring(folder / "keys")
         self.scratch = folder / "scratch"
@@ -192,7 +193,7 @@ def psql(server: Server, database: str, script: Path) -> None:
         "PGDATABASE": database,
         "PGCLIENTENCODING": "UTF8",
     }
-    argv = [program, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", f"--file={script}"]
+    argv: list[str | Path] = [program, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", f"--file={script}"]
     processes.run(argv, env=environment, timeout_seconds=60)
 
 

@@ -167,7 +167,8 @@ class BaseBackup:
             try:
                 self._pgconn.consume_input()
             except psycopg.OperationalError as error:
-                message = f"the server closed the connection in mid-backup ({str(error).strip()}); the backup will be taken anew"
+                said = " ".join(str(error).split())
+                message = f"the server closed the connection in mid-backup ({said}); the backup will be taken anew"
                 raise Unavailable(message) from error
 
     def _abort(self) -> None:

@@ -17,7 +17,9 @@ from tasks.programs import Installation
 from tasks.scratch import scratch_folder, sweep
 
 _SCHEMA_TIMEOUT_SECONDS = 600.0
-_LOCKED = re.compile(r"LOCK TABLE (.+) IN ACCESS SHARE MODE|lock timeout")
+_LOCKED = re.compile(r"LOCK TABLE (.+) IN ACCESS SHARE MODE")
+# pg_dump bounds its wait for locks by a time limit on the statement.
+_GAVE_UP = re.compile(r"canceling statement due to (?:statement|lock) timeout")
 
 
 @contextmanager
@@ -40,13 +42,11 @@ def naming_locks(lock_wait_seconds: int) -> Iterator[None]:
     try:
         yield
     except ProgramFailed as error:
-        if not any("lock timeout" in line for line in error.lines):
+        found = [match[1] for line in error.lines if (match := _LOCKED.search(line))]
+        if not found or not any(_GAVE_UP.search(line) for line in error.lines):
             raise
-        found = next(
-            (match[1] for line in error.lines if (match := _LOCKED.search(line)) and match[1]), None
-        )
         message = (
-            f"{error.program} waited {lock_wait_seconds} s for a lock on {_named(found)} and gave up: "
+            f"{error.program} waited {lock_wait_seconds} s for a lock on {_named(found[0])} and gave up: "
             "see who holds it (pg_locks, pg_blocking_pids), or raise lock_wait_seconds"
         )
         raise Unavailable(message) from error
@@ -79,8 +79,6 @@ def as_conninfo(database: str) -> str:
     return make_conninfo(dbname=database)
 
 
-def _named(tables: str | None) -> str:
-    if tables is None:
-        return "a table"
+def _named(tables: str) -> str:
     names = tables.split(", ")
     return names[0] if len(names) == 1 else f"one of {len(names)} tables, among them {names[0]}"

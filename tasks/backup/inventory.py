@@ -310,8 +310,7 @@ def _large_objects(connection: "psycopg.Connection[Any]", depth: Depth) -> tuple
     if depth == "counts":
         found = connection.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone()
         return (found[0] if found else 0), None
-    may = connection.execute(_sql("may_read_large_objects")).fetchone()
-    row = _rows(connection, "large_objects" if may and may[0] else "large_objects_by_grant")[0]
+    row = _rows(connection, "large_objects")[0]
     return int(row["count"]), str(row["fingerprint"])
 
 

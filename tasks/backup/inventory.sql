@@ -39,20 +39,20 @@ SELECT n.nspname AS schema, c.relname AS name, c.relpersistence::text AS persist
  ORDER BY 1, 2
 
 -- name: large_objects
--- How many large objects there are, and a fingerprint of their pages.
+-- How many large objects there are, and a fingerprint of their content, read in pieces of 64 MiB; holes read as zeros.
+WITH RECURSIVE piece (loid, number, bytes, digest) AS (
+    SELECT m.oid, 0::bigint, length(got.data), sha256(got.data)
+      FROM pg_largeobject_metadata m
+     CROSS JOIN LATERAL (SELECT lo_get(m.oid, 0, 67108864) AS data OFFSET 0) AS got
+     UNION ALL
+    SELECT p.loid, p.number + 1, length(got.data), sha256(got.data)
+      FROM piece p
+     CROSS JOIN LATERAL (SELECT lo_get(p.loid, (p.number + 1) * 67108864, 67108864) AS data OFFSET 0) AS got
+     WHERE p.bytes = 67108864
+)
 SELECT (SELECT count(*) FROM pg_largeobject_metadata) AS count,
-       (SELECT coalesce(sum(hashtextextended(l.loid || ':' || l.pageno || ':' || encode(sha256(l.data), 'hex'), 0)), 0)::text
-          FROM pg_largeobject l) AS fingerprint
-
--- name: large_objects_by_grant
--- The same for a role that may not read pg_largeobject: each object through its own grant.
-SELECT count(*) AS count,
-       coalesce(sum(hashtextextended(oid || ':' || encode(sha256(lo_get(oid)), 'hex'), 0)), 0)::text AS fingerprint
-  FROM pg_largeobject_metadata
-
--- name: may_read_large_objects
--- Whether this role may read the pages of all large objects.
-SELECT has_table_privilege('pg_catalog.pg_largeobject', 'SELECT')
+       coalesce(sum(hashtextextended(loid || ':' || number || ':' || encode(digest, 'hex'), 0)), 0)::text AS fingerprint
+  FROM piece
 
 -- name: extensions
 -- The installed extensions and their versions.

@@ -13,7 +13,7 @@ from tasks.backup import store as catalog
 from tasks.backup.capture import Taken
 from tasks.backup.catalog import BackupFacts, BackupIntent, CatalogEntry, VerificationRecord
 from tasks.backup.models import PART_BYTES, Manifest, Proof, Rung, SourceServer
-from tasks.backup.ports import KeyHolder, ObjectStore
+from tasks.backup.ports import KeyHolder, ObjectStore, SweptStore
 from tasks.errors import OneVaultError
 
 OpenStore = Callable[[str], ObjectStore]
@@ -43,7 +43,8 @@ def build_manifest(
         backup_id=intent.backup_id,
         kind=intent.kind,
         started_at=intent.started_at,
-        completed_at=datetime.now(UTC),
+        # The clock may have been set back meanwhile.
+        completed_at=max(intent.started_at, datetime.now(UTC)),
         server=server,
         point=taken.point,
         tool=taken.tool,
@@ -96,6 +97,7 @@ def record_of(proof: Proof, failure: str | None) -> VerificationRecord:
         reread_bytes_per_second=proof.reread_bytes / seconds if seconds else None,
         details={name: _rung_details(rung) for name, rung in proof.rungs.items()},
         failure=failure,
+        verification_id=proof.verification_id,
     )
 
 
@@ -108,7 +110,7 @@ def mend(
     """Finish or clean up what dead runs of this server left, and say what was done.
 
     The caller holds the server's lock, so no run found here is alive. A backup whose manifest was published is
-    complete; any other is removed from its store and FAILED.
+    complete; any other is removed from its store and FAILED. What cannot be mended now does not stop the next backup.
     """
     return [
         _mend_one(connection, entry, open_store, keyring)
@@ -131,11 +133,17 @@ def _mend_one(
             catalog.mark_completed(connection, entry.backup_id, facts_of(manifest, sealed))
             return f"{entry.backup_id} had been stored whole before its run died: it is COMPLETED"
         store.delete_prefix(f"{prefix}/")
-    except OneVaultError as error:
+        tidy(store)
+        sentence = "the run died before the backup was complete; what it had stored was removed"
+        catalog.mark_failed(connection, entry.backup_id, "INTERRUPTED", sentence)
+        return f"{entry.backup_id}: {sentence}"
+    except (OneVaultError, psycopg.Error) as error:
         return f"{entry.backup_id} was left by a dead run and could not be cleaned up yet: {error}"
-    sentence = "the run died before the backup was complete; what it had stored was removed"
-    catalog.mark_failed(connection, entry.backup_id, "INTERRUPTED", sentence)
-    return f"{entry.backup_id}: {sentence}"
+
+
+def tidy(store: ObjectStore) -> int:
+    """Remove half-written files of dead writers from a store, and say how many there were."""
+    return store.sweep_partials(0) if isinstance(store, SweptStore) else 0
 
 
 def _undo(

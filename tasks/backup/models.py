@@ -1,10 +1,11 @@
 """The nouns of a backup: what was stored, what it was taken from, what was proven of it."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
+from uuid import UUID, uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -149,6 +150,7 @@ class Proof:
     structure: Rung
     restore_seconds: float | None
     reread_bytes: int
+    verification_id: UUID = field(default_factory=uuid4)
 
     @property
     def rungs(self) -> dict[str, Rung]:

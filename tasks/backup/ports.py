@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import psycopg
 
@@ -59,6 +59,14 @@ class ObjectStore(Protocol):
 
     def location(self) -> str:
         """Return where the store is, for people."""
+
+
+@runtime_checkable
+class SweptStore(Protocol):
+    """A store in which a writer that dies leaves something behind."""
+
+    def sweep_partials(self, older_than_seconds: float) -> int:
+        """Remove what dead writers left, and nothing of the living; return how much that was."""
 
 
 class Wrapped(Protocol):

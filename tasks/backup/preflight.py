@@ -42,6 +42,7 @@ class Wanted:
     database: str | None
     verify: bool
     compared: bool = True
+    needs_tls: bool = False
 
 
 def check(server: Server, store: ObjectStore, scratch: Path, wanted: Wanted) -> Ready:
@@ -108,6 +109,11 @@ def _reading_problems(
         yield f'row security hides rows of {hidden[0]} from "{facts["login"]}": ALTER ROLE "{facts["login"]}" BYPASSRLS'
     if denied := [row["name"] for row in rows if not row["by_row_security"]]:
         yield f'"{facts["login"]}" may not read {_listed(denied)}: GRANT pg_read_all_data TO "{facts["login"]}"'
+    if count := _one(connection, "unreadable_large_objects")["objects"]:
+        yield (
+            f'"{facts["login"]}" may not read {count} large objects, and pg_read_all_data does not include them:'
+            f' ALTER ROLE "{facts["login"]}" SET lo_compat_privileges = on'
+        )
 
 
 def _room_problems(
@@ -119,7 +125,13 @@ def _room_problems(
         yield f"{store.location()} has {free / _GIB:.2f} GiB free and about {needed / _GIB:.2f} GiB are needed: free space or add a disk"
     if not wanted.verify:
         return
-    make_folder(scratch, 0o711)
+    try:
+        # A folder that somebody named, such as /var/tmp, keeps its mode.
+        if not scratch.is_dir():
+            make_folder(scratch, 0o711)
+    except OSError as error:
+        yield f"the scratch folder {scratch} cannot be made ({error.strerror}): set ONEVAULT_SCRATCH to another one"
+        return
     free, needed = shutil.disk_usage(scratch).free, int(source_bytes * _SCRATCH_SHARE)
     if free < needed:
         yield f"the restore test needs about {needed / _GIB:.2f} GiB in {scratch} and {free / _GIB:.2f} GiB are free: set ONEVAULT_SCRATCH to a larger disk"
@@ -129,7 +141,7 @@ def _tools(major: int, wanted: Wanted, problems: list[str]) -> Installation | No
     try:
         if wanted.verify:
             server_programs(major)
-        return client_tools(major)
+        return client_tools(major, needs_tls=wanted.needs_tls)
     except Refused as error:
         problems.append(str(error))
         return None
@@ -146,4 +158,5 @@ def _one(connection: "psycopg.Connection[Any]", name: str) -> dict[str, Any]:
 
 def _all(connection: "psycopg.Connection[Any]", name: str) -> list[dict[str, Any]]:
     with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(_QUERIES.get(name, OLDEST_MAJOR)).fetchall()
+        major = max(OLDEST_MAJOR, connection.info.server_version // 10000)
+        return cursor.execute(_QUERIES.get(name, major)).fetchall()

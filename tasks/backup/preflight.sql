@@ -17,6 +17,21 @@ SELECT current_setting('server_version_num')::int AS version_num, current_settin
            AS cluster_bytes
   FROM pg_roles r WHERE r.rolname = current_user
 
+-- name: unreadable_large_objects
+-- How many large objects this login may not read.
+SELECT count(*) AS objects
+  FROM pg_largeobject_metadata l
+ WHERE NOT current_setting('lo_compat_privileges')::boolean AND NOT pg_has_role(l.lomowner, 'USAGE')
+   AND NOT EXISTS (SELECT FROM aclexplode(l.lomacl) a
+                    WHERE a.privilege_type = 'SELECT' AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE')))
+
+-- name: unreadable_large_objects
+-- since: 18
+-- How many large objects this login may not read.
+SELECT count(*) AS objects
+  FROM pg_largeobject_metadata
+ WHERE NOT current_setting('lo_compat_privileges')::boolean AND NOT has_largeobject_privilege(oid, 'SELECT')
+
 -- name: unreadable_tables
 -- Tables that this login may not read, or would see only some rows of.
 SELECT c.oid::regclass::text AS name, row_security_active(c.oid) AS by_row_security

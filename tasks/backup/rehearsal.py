@@ -23,13 +23,15 @@ from tasks.backup.restore import (
     Limits,
     OpenBackup,
     extract,
+    refuse_when_full,
     restore_dump,
     restore_globals,
     settle,
     verify_files,
 )
-from tasks.errors import OneVaultError
-from tasks.private_cluster import PrivateCluster
+from tasks.errors import Damaged, OneVaultError
+from tasks.private_cluster import ClusterDidNotStart, PrivateCluster
+from tasks.processes import ProgramFailed
 from tasks.programs import Installation, client_tools, server_programs
 from tasks.progress import Progress
 from tasks.scratch import scratch_folder
@@ -132,15 +134,25 @@ def scratch_cluster(backup: OpenBackup, plan: Rehearsal) -> Iterator[PrivateClus
 def restore(
     backup: OpenBackup, cluster: PrivateCluster, plan: Rehearsal, progress: Progress
 ) -> Restored:
-    """Restore a backup into a scratch cluster and start it; what goes wrong is the rung's finding, not an exception."""
+    """Restore a backup into a scratch cluster and start it; what is wrong with the backup is the rung's finding.
+
+    Whatever else goes wrong (no room, no rights, no time) is raised: it says nothing of the backup.
+    """
     manifest = backup.manifest
     progress.expect(manifest.stored_bytes)
     started = time.monotonic()
     how = _restore_dump if manifest.kind is BackupKind.LOGICAL else _restore_files
     try:
         rung = how(backup, cluster, plan, progress)
-    except OneVaultError as error:
+    except OSError as error:
+        refuse_when_full(plan.scratch, [str(error)])
+        raise
+    except (Damaged, ProgramFailed, ClusterDidNotStart) as error:
+        refuse_when_full(plan.scratch, [str(error)])
+        if manifest.kind is BackupKind.LOGICAL and not isinstance(error, Damaged):
+            raise  # of an empty cluster, or a program that was killed
         return Restored(Rung(Outcome.FAIL, str(error), time.monotonic() - started), None, None)
+    refuse_when_full(plan.scratch, rung.findings)
     progress.finish()
     server = ScratchServer(cluster, manifest.server.database or "postgres")
     return Restored(rung, server, time.monotonic() - started)

@@ -1,7 +1,7 @@
 """Reading a backup back: its files into a directory, or its dump into a server."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,11 @@ from tasks.backup.manifest import load
 from tasks.backup.models import Manifest, StoredObject
 from tasks.backup.pipeline import OnBytes, open_object
 from tasks.backup.ports import KeyHolder, ObjectStore
+from tasks.errors import Refused
 from tasks.folders import make_folder
 from tasks.programs import Installation
 
+_FULL = re.compile(r"No space left on device|disk full|Disk quota exceeded", re.IGNORECASE)
 # Names may hold line ends: a location that were overlooked here would be the source's own.
 _TABLESPACE_LOCATION = re.compile(
     rb"""^(CREATE TABLESPACE (?:"(?:[^"]|"")+"|\S+) OWNER (?:"(?:[^"]|"")+"|\S+)) LOCATION E?'[^']*';$""",
@@ -156,6 +158,16 @@ def errors_in(lines: Sequence[str]) -> list[str]:
         else:
             inside = False
     return found
+
+
+def refuse_when_full(place: Path, said: Iterable[str]) -> None:
+    """Raise Refused when a program complained of a full disk there: that says nothing of the backup."""
+    if any(_FULL.search(line) for line in said):
+        message = (
+            f"the disk of {place} became full, so the restore could not be tested: free space or set ONEVAULT_SCRATCH "
+            "to a larger disk, then run `onevault verify`"
+        )
+        raise Refused(message)
 
 
 def verify_files(tools: Installation, data: Path, account: Account | None, limits: Limits) -> None:

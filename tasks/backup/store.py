@@ -18,7 +18,7 @@ from tasks import audit, connection, datavault, queries
 from tasks.audit import Phase, Result
 from tasks.backup import lifecycle, rows
 from tasks.backup.catalog import BackupFacts, BackupIntent, CatalogEntry, VerificationRecord
-from tasks.backup.lifecycle import BackupStatus, VerificationStatus
+from tasks.backup.lifecycle import BackupStatus
 from tasks.backup.models import Outcome
 from tasks.errors import Refused
 
@@ -68,13 +68,14 @@ def mark_cancelled(conn: psycopg.Connection, backup_id: str, sentence: str) -> b
     return _stop(conn, backup_id, BackupStatus.CANCELLED, columns, Result.CANCELLED)
 
 
-def mark_verifying(conn: psycopg.Connection, backup_id: str, verification_id: UUID) -> None:
-    """Say that a verification begins; refused for a backup that was never completed or is gone."""
+def announce_verification(conn: psycopg.Connection, backup_id: str, verification_id: UUID) -> None:
+    """Leave the audit row before a verification; refused for a backup that was never completed or is gone.
+
+    The backup's state is not touched: a verification that dies leaves no state that nobody ends.
+    """
     with connection.translating(f"update backup {backup_id}"), conn.transaction():
         row = _locked(conn, backup_id)
         _check_verifiable(backup_id, row)
-        changes = {"verification_status": VerificationStatus.RUNNING.value}
-        datavault.append_version(conn, _STATE, _KEY, datavault.hash_key(backup_id), changes)
         event = _verification_event(conn, backup_id, verification_id)
         audit.record(conn, event, Phase.BEFORE, Result.STARTED)
 

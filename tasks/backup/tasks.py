@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
@@ -111,7 +111,14 @@ def open_site(server: str, options: BackupOptions) -> Site:
 def check_preconditions(site: Site, kind: BackupKind, database: str | None) -> Ready:
     """Check server, rights, tools and disk space before anything is begun."""
     options = site.options
-    wanted = Wanted(site.server.name, kind, database, options.verify, options.compare != "none")
+    wanted = Wanted(
+        site.server.name,
+        kind,
+        database,
+        options.verify,
+        compared=options.compare != "none",
+        needs_tls=site.server.block.sslmode in ("require", "verify-ca", "verify-full"),
+    )
     with translating(f"look at server {site.server.name}"):
         ready = preflight.check(site.server, site.store, site.scratch, wanted)
     get_run_logger().info(
@@ -134,6 +141,8 @@ def server_to_itself(site: Site, ready: Ready) -> Iterator[None]:
             vault, ready.server.system_identifier, opening.open_store, site.keyring
         ):
             logger.warning(sentence)
+        if swept := journal.tidy(site.store):
+            logger.warning("removed %d half-written files of dead runs from the store", swept)
         for folder in sweep(site.scratch):
             logger.warning("removed the scratch server of a dead run: %s", folder)
         with server_slot(site.server.name, site.options.timeout_seconds):
@@ -186,6 +195,14 @@ def open_stored(backup_id: str, options: BackupOptions) -> tuple[OpenBackup, Reh
 def open_backup(site_store: BackupStore, keyring: Keyring, backup_id: str) -> OpenBackup:
     """Open a committed backup by its id; Damaged when its manifest is not what was signed."""
     return OpenBackup.open(site_store, keyring, manifest.find_prefix(site_store, backup_id))
+
+
+def announce_proof(backup: OpenBackup) -> UUID:
+    """Leave the audit row before a verification, and return the id that joins it to the row after."""
+    verification_id = uuid4()
+    with opening.open_vault() as vault:
+        catalog.announce_verification(vault, backup.manifest.backup_id, verification_id)
+    return verification_id
 
 
 @patient("re-read from the store")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 from uuid import UUID
 
 import psutil
@@ -67,6 +68,7 @@ class Site:
 
     def end_of(self, run_id: UUID) -> FlowRun:
         def ended() -> FlowRun | None:
+            Event().wait(0.3)  # gentle with the server
             run = self.client.read_flow_run(run_id)
             return run if run.state and run.state.is_final() else None
 
@@ -104,7 +106,7 @@ class Site:
     def _pg_dump_waits(self) -> bool:
         query = (
             "select count(*) from pg_stat_activity"
-            " where application_name = 'pg_dump' and wait_event_type = 'Lock'"
+            " where query like 'LOCK TABLE %ACCESS SHARE%' and wait_event_type = 'Lock'"
         )
         with self.source.connect() as connection:
             row = connection.execute(query).fetchone()

@@ -195,7 +195,7 @@ def base_backup(primary: Server, cluster: PrivateCluster) -> None:
         "PGUSER": SUPERUSER,
         "PGPASSWORD": PASSWORD,
     }
-    argv = [program, "-R", "--checkpoint=fast", "-D", cluster.data]
+    argv: list[str | Path] = [program, "-R", "--checkpoint=fast", "-D", cluster.data]
     processes.run(argv, env=environment, timeout_seconds=60)
 
 

@@ -9,10 +9,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import psutil
 import pytest
 
-from blocks.storage.local import LocalStore
 from tasks import vault
 from tasks.backup import retrying
 from tasks.backup import store as catalog
@@ -80,14 +78,14 @@ def test_a_table_dropped_during_the_dump_is_a_reason_to_try_again(
 
 
 def test_a_locked_table_is_named_when_the_wait_is_over(
-    source: Server, maker: BackupMaker, database: str
+    source: Server, maker: BackupMaker, database: str, vault_url: str
 ):
     with source.connect(database) as other:
         other.execute("begin")
         other.execute("lock table locked")
         started = monotonic()
         with pytest.raises(Unavailable) as caught:
-            maker.take(BackupKind.LOGICAL, database, lock_wait_seconds=1)
+            maker.take_journaled(vault_url, BackupKind.LOGICAL, database, lock_wait_seconds=1)
         assert monotonic() - started < 15
     sentence = str(caught.value)
     assert "pg_dump waited 1 s for a lock on " in sentence
@@ -99,27 +97,34 @@ def test_a_locked_table_is_named_when_the_wait_is_over(
     check_nothing_is_left(maker, source)
 
 
-def test_a_time_limit_ends_a_dump_that_waits(source: Server, maker: BackupMaker, database: str):
+def test_a_time_limit_ends_a_dump_that_waits(
+    source: Server, maker: BackupMaker, database: str, vault_url: str
+):
     with source.connect(database) as other:
         other.execute("begin")
         other.execute("lock table locked")
         started = monotonic()
         with pytest.raises(TimedOut, match=r"pg_dump did not finish within 1 s and was stopped"):
-            maker.take(BackupKind.LOGICAL, database, timeout_seconds=1)
+            maker.take_journaled(vault_url, BackupKind.LOGICAL, database, timeout_seconds=1)
         assert monotonic() - started < 15
         check_nothing_is_left(maker, source)
         assert waiting(source) == 0
 
 
 def test_a_time_limit_ends_a_base_backup_that_hangs(
-    installation: Installation, empty_data: Path, monkeypatch: pytest.MonkeyPatch
+    installation: Installation,
+    empty_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    vault_url: str,
 ):
     with (
         running_server(installation, empty_data) as server,
         maker_of(server) as maker,
         gate(monkeypatch) as blocked,
     ):
-        run = InThread(lambda: maker.take(BackupKind.PHYSICAL, timeout_seconds=2))
+        run = InThread(
+            lambda: maker.take_journaled(vault_url, BackupKind.PHYSICAL, timeout_seconds=2)
+        )
         until(blocked.reached)
         walsender = walsender_of(server)
         os.kill(walsender, signal.SIGSTOP)
@@ -201,7 +206,6 @@ def test_a_server_that_is_killed_meanwhile_is_unavailable(
             blocked.release()
             error = run.error(30)
         assert retrying.may_pass(error), error
-        assert isinstance(error, Unavailable), error
         assert len(str(error).splitlines()) == 1
         assert maker.leftovers() == []
         assert entries(vault_url)[0].backup_status.value == "FAILED"
@@ -213,7 +217,7 @@ def test_a_role_without_rights_hears_of_all_that_is_missing(
     source: Server, maker: BackupMaker, kind: BackupKind, database: str
 ):
     with role(source, "weak", "login password 'weak'") as url:
-        weak = BackupMaker(source, maker.store.directory.parent / "weak", url(database))
+        weak = BackupMaker(source, maker.folder, url(database))
         with source.connect(database) as connection:
             connection.execute("create schema closed; create table closed.t ()")
             connection.execute("select lo_from_bytea(0, 'x')")
@@ -221,12 +225,13 @@ def test_a_role_without_rights_hears_of_all_that_is_missing(
             weak.check(kind, database if kind is BackupKind.LOGICAL else None)
         sentence = str(caught.value)
         assert sentence.startswith("test cannot be backed up: ")
-        assert "closed.t" in sentence
         assert 'GRANT pg_read_all_data TO "weak"' in sentence
         if kind is BackupKind.PHYSICAL:
             assert 'ALTER ROLE "weak" REPLICATION' in sentence
-        if source.major < 19:
-            assert "large object" in sentence
+        else:
+            assert '"weak" may not read closed.t, kept, locked: ' in sentence
+            assert '"weak" may not read 1 large objects' in sentence
+            assert 'ALTER ROLE "weak" SET lo_compat_privileges = on' in sentence
         assert not retrying.may_pass(caught.value)
         assert weak.leftovers() == []
 
@@ -235,7 +240,9 @@ def test_a_role_that_may_read_is_enough(source: Server, maker: BackupMaker, data
     with role(source, "reader", "login password 'weak'") as url:
         with source.connect(database) as connection:
             connection.execute("grant pg_read_all_data to reader")
-        reader = BackupMaker(source, maker.store.directory.parent / "reader", url(database))
+            connection.execute("alter role reader set lo_compat_privileges = on")
+            connection.execute("select lo_from_bytea(0, 'x')")
+        reader = BackupMaker(source, maker.folder, url(database))
         backup = reader.take(BackupKind.LOGICAL, database)
         with reader.rehearsed(backup) as copy:
             assert copy.restored.rung.outcome is Outcome.PASS, copy.restored.rung
@@ -249,7 +256,7 @@ def test_row_security_that_would_hide_rows_is_refused(
         with source.connect(database) as connection:
             connection.execute("grant pg_read_all_data to blind")
             connection.execute("alter table kept enable row level security")
-        blind = BackupMaker(source, maker.store.directory.parent / "blind", url(database))
+        blind = BackupMaker(source, maker.folder, url(database))
         with pytest.raises(Refused, match=r'row security hides rows of .*kept from "blind"') as hit:
             blind.take(BackupKind.LOGICAL, database)
         assert 'ALTER ROLE "blind" BYPASSRLS' in str(hit.value)
@@ -298,11 +305,3 @@ def test_a_refused_backup_leaves_the_vault_alone(
     with vault.connect(vault_url) as conn:
         assert catalog.find(conn, "20260101T000000Z-logical-00000000") is None
     assert maker.leftovers() == []
-
-
-def test_a_store_that_is_gone_or_closed_is_explained(source: Server, maker: BackupMaker):
-    gone = maker.store.directory.with_name("gone")
-    maker.store = LocalStore(directory=gone)
-    with pytest.raises(Refused, match="does not exist. Create it, or mount the file system"):
-        maker.check(BackupKind.LOGICAL)
-    assert psutil.pid_exists(source.cluster.process.pid if source.cluster.process else 0)

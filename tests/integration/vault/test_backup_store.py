@@ -115,8 +115,8 @@ def test_a_backup_goes_from_intent_to_proof(vault):
     store.mark_running(vault, made.backup_id)
     store.mark_completed(vault, made.backup_id, facts(made))
     check = record(made, comparison=PASS, structure=PASS, details={"restore": {"findings": []}})
-    store.mark_verifying(vault, made.backup_id, check.verification_id)
-    assert entry(vault, made.backup_id).verification_status is VerificationStatus.RUNNING
+    store.announce_verification(vault, made.backup_id, check.verification_id)
+    assert entry(vault, made.backup_id).verification_status is VerificationStatus.PENDING
     assert store.record_verification(vault, check) is BackupStatus.VERIFIED
 
     shown = entry(vault, made.backup_id)
@@ -133,13 +133,13 @@ def test_a_backup_goes_from_intent_to_proof(vault):
     assert (shown.restore_seconds, shown.last_verification_outcome) == (12.5, PASS)
     assert shown.verified_at == shown.last_verification_at == check.finished_at
     assert shown.expiration_date == date(2033, 2, 27)
-    assert states(vault, made) == ["PENDING", "RUNNING", "COMPLETED", "COMPLETED", "VERIFIED"]
+    assert states(vault, made) == ["PENDING", "RUNNING", "COMPLETED", "VERIFIED"]
 
 
 def test_every_step_leaves_its_audit_row(vault):
     made = completed(vault)
     check = record(made)
-    store.mark_verifying(vault, made.backup_id, check.verification_id)
+    store.announce_verification(vault, made.backup_id, check.verification_id)
     store.record_verification(vault, check)
     assert trail(vault, made.backup_id) == [
         ("backup", "BEFORE", "INTENDED", None, "PENDING"),
@@ -233,7 +233,7 @@ def test_steps_out_of_order_are_refused_and_change_nothing(vault):
     store.register_backup(vault, made)
     for step in (
         lambda: store.mark_completed(vault, made.backup_id, facts(made)),
-        lambda: store.mark_verifying(vault, made.backup_id, uuid4()),
+        lambda: store.announce_verification(vault, made.backup_id, uuid4()),
         lambda: store.record_verification(vault, record(made)),
     ):
         with pytest.raises(Refused, match="is PENDING and"):
