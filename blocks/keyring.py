@@ -31,6 +31,10 @@ _SIGNING = ".ed25519"
 _PUBLIC = ".ed25519.pub"
 
 
+class UnknownSigner(Refused):
+    """The public half of the key that signed is not held, so nobody can say whether the signature is right."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wrapped:
     """A file key, wrapped for each recipient: the active key first, then the recovery recipients."""
@@ -99,14 +103,14 @@ class Keyring(Block, ABC):
 
     @abstractmethod
     def verify(self, message: bytes, key_id: str, signature: bytes) -> None:
-        """Raise Refused unless the key with this id, which must be held, made the signature."""
+        """Raise Refused unless the key with this id made the signature; UnknownSigner when its public half is not held."""
 
 
 class LocalKeyring(Keyring):
     """Keys in a directory of mode 0700, one pair per rotation, as files that age and openssl read.
 
     KEYID.agekey is an age identity file, KEYID.ed25519 and KEYID.ed25519.pub are PEM. Any other *.agekey file,
-    say an offline recovery key put there for a restore, opens backups but never seals one.
+    say an offline recovery key put there for a restore, opens backups but never seals one; it may be the only one.
 
     Attributes:
         directory: The absolute path of the directory.
@@ -159,13 +163,27 @@ class LocalKeyring(Keyring):
     @property
     def active_key_id(self) -> str:
         """The id of the newest pair; raises Refused when there is none."""
-        self._check()
-        return self._pair_ids()[-1]
+        held = self.key_ids()
+        pairs = self._pair_ids()
+        if not pairs:
+            msg = (
+                f"The keyring {self.directory} holds only keys that open backups ({', '.join(held)}). "
+                f"To seal and sign, make a pair: onevault rotate-key --keyring {self.directory}"
+            )
+            raise Refused(msg)
+        return pairs[-1]
 
     def key_ids(self) -> tuple[str, ...]:
-        """List the ids of all keys held, sorted."""
-        self._check()
-        return self._held_ids()
+        """List the ids of all keys held, sorted; raises Refused when there is none."""
+        check_private_directory(self.directory)
+        held = self._held_ids()
+        if not held:
+            msg = (
+                f"The keyring {self.directory} holds no key. Copy a key file (*.agekey, mode 600) from your safe copy "
+                f"into it, or make a new pair: onevault rotate-key --keyring {self.directory}"
+            )
+            raise Refused(msg)
+        return held
 
     def recipients(self) -> tuple[str, ...]:
         """List the public keys that new backups are sealed for: the active one, then the recovery recipients."""
@@ -196,23 +214,17 @@ class LocalKeyring(Keyring):
         return Signature(key_id, key.sign(message))
 
     def verify(self, message: bytes, key_id: str, signature: bytes) -> None:
-        """Raise Refused unless the key with this id, which must be held, made the signature."""
+        """Raise Refused unless the key with this id made the signature; UnknownSigner when its public half is not held."""
         check_private_directory(self.directory)
         file = self._file(key_id, _PUBLIC)
         if not _KEY_ID.fullmatch(key_id) or not file.exists():
             msg = f"Unknown signing key id {key_id!r}. Put its .ed25519.pub file into {self.directory}, if you trust it."
-            raise Refused(msg)
+            raise UnknownSigner(msg)
         try:
             ed25519.verifying_key(file).verify(signature, message)
         except InvalidSignature:
             msg = f"The signature by key {key_id} is wrong: what it signs was changed. Take another copy."
             raise Refused(msg) from None
-
-    def _check(self) -> None:
-        check_private_directory(self.directory)
-        if not self._pair_ids():
-            msg = f"The keyring {self.directory} holds no key. Make one (create), or restore the key files."
-            raise Refused(msg)
 
     def _file(self, key_id: str, suffix: str) -> Path:
         return self.directory / f"{key_id}{suffix}"

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -31,14 +32,14 @@ store_option = click.option(
     default="default",
     show_default=True,
     metavar="NAME|DIR",
-    help="Store block, or a directory with backups.",
+    help="Store block, or a directory (with a slash).",
 )
 keyring_option = click.option(
     "--keyring",
     default="default",
     show_default=True,
     metavar="NAME|DIR",
-    help="Keyring block, or a directory with keys.",
+    help="Keyring block, or a directory (with a slash).",
 )
 
 
@@ -46,7 +47,7 @@ keyring_option = click.option(
     epilog=_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option("-v", "--verbose", is_flag=True, help="Also show the run's log.")
+@click.option("-v", "--verbose", is_flag=True, help="Also show the run's log, and tracebacks.")
 @click.version_option(package_name="onevault")
 def cli(verbose: bool) -> None:
     """OneVault Ops: PostgreSQL backups that prove themselves.
@@ -60,6 +61,7 @@ def cli(verbose: bool) -> None:
 @cli.command()
 @click.option(
     "--scale",
+    type=click.IntRange(min=1),
     default=10,
     show_default=True,
     help="pgbench scale of the demo data (about 15 MB each).",
@@ -80,13 +82,17 @@ def demo(scale: int, keep: bool) -> None:
 
 @cli.command()
 @click.option(
-    "--wipe", is_flag=True, help="Also delete the data of the demo and of the embedded vault."
+    "--wipe",
+    is_flag=True,
+    help="Also delete the data of the embedded servers, and the default store, keys and scratch.",
 )
 def down(wipe: bool) -> None:
     """Stop what `demo` started: Prefect server, worker and the embedded PostgreSQL servers."""
     from deployments.demo import services
 
     with _sentences():
+        if wipe and sys.stdin.isatty() and (loss := services.loss_by_wiping()):
+            click.confirm(loss, abort=True)
         for sentence in services.down(wipe=wipe):
             click.echo(sentence)
 
@@ -126,6 +132,7 @@ def down(wipe: bool) -> None:
 )
 @click.option(
     "--jobs",
+    type=click.IntRange(1, 32),
     default=2,
     show_default=True,
     help="Connections that count the source, and jobs of the restore test.",
@@ -170,7 +177,7 @@ def verify(backup_id: str, restore: bool, store: str, keyring: str, json_output:
 @click.argument("backup_id")
 @click.option(
     "--to",
-    "target",
+    "place",
     required=True,
     metavar="DIR|URL",
     help="An empty directory (physical), or postgresql://user@host/maintenance_db of a server (logical).",
@@ -178,42 +185,44 @@ def verify(backup_id: str, restore: bool, store: str, keyring: str, json_output:
 @click.option(
     "--as-database",
     metavar="NAME",
-    help="Restore a logical backup under another, existing and empty database.",
+    help="Restore a logical backup into this database, which exists and is empty.",
 )
 @click.option(
     "--globals/--no-globals",
     "with_globals",
     default=False,
     show_default=True,
-    help="Also create roles and tablespaces (logical).",
+    help="First make the roles and tablespaces that the server lacks (logical).",
+)
+@click.option(
+    "--accept-unsigned",
+    is_flag=True,
+    help="Restore although the public half of the signing key is not held, as with a recovery key alone.",
 )
 @store_option
 @keyring_option
-def restore(
-    backup_id: str,
-    target: str,
-    as_database: str | None,
-    with_globals: bool,
-    store: str,
-    keyring: str,
-) -> None:
-    """Restore a backup for good. Needs no Prefect and no vault: only the store and the keys.
+def restore(**request: Any) -> None:
+    """Restore a backup for good, into a new database or directory; what is there is never overwritten.
 
-    The password of a target server comes from PGPASSWORD, PGPASSFILE or ~/.pgpass, never from the command line.
+    Needs no vault, and no Prefect when --store and --keyring are directories. The password of a target server comes
+    from PGPASSWORD, PGPASSFILE or ~/.pgpass, never from the command line.
     """
     from deployments import restoring
 
     with _sentences():
-        click.echo(
-            restoring.restore(
-                restoring.Target(target, as_database, with_globals), backup_id, store, keyring
-            )
-        )
+        for sentence in restoring.restore(restoring.Request(**request)):
+            click.echo(sentence)
 
 
 @cli.command()
 @click.option("--server", help="Only of this server.")
-@click.option("--limit", default=50, show_default=True, help="How many, newest first.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="How many, newest first.",
+)
 @as_json
 def backups(server: str | None, limit: int, json_output: bool) -> None:
     """Show the catalog: every backup, its state, and what was proven of it."""
@@ -221,9 +230,7 @@ def backups(server: str | None, limit: int, json_output: bool) -> None:
 
     with _sentences():
         entries = tables.catalog(server, limit)
-        click.echo(_dump(tables.plain(entries))) if json_output else tables.show(
-            tables.catalog_table(entries)
-        )
+        click.echo(_dump(tables.plain(entries))) if json_output else tables.show_catalog(entries)
 
 
 @cli.command()
@@ -242,11 +249,11 @@ def doctor(json_output: bool) -> None:
 @cli.command()
 @as_json
 def config(json_output: bool) -> None:
-    """Show the settings in force and where each comes from; no secrets."""
-    from deployments import tables
+    """Show the settings in force, where each comes from, and the blocks in Prefect; no secrets."""
+    from deployments import saved_blocks, tables
 
     with _sentences():
-        settings = tables.settings()
+        settings = [*tables.settings(), *saved_blocks.listed()]
         click.echo(_dump(tables.plain(settings))) if json_output else tables.show(
             tables.settings_table(settings)
         )
@@ -307,21 +314,50 @@ def main() -> None:
 @contextmanager
 def _sentences() -> Iterator[None]:
     """Turn what went wrong into one sentence and an exit code; no tracebacks for people who are paged at night."""
-    from tasks.errors import Damaged, OneVaultError, Unavailable
-    from tasks.redaction import redact
+    from tasks.errors import OneVaultError
 
     try:
         yield
-    except Damaged as error:
-        _fail(redact(str(error)), EXIT_DAMAGED)
-    except Unavailable as error:
-        _fail(redact(str(error)), EXIT_TRY_AGAIN)
     except OneVaultError as error:
-        _fail(redact(str(error)), EXIT_FAILED)
+        _fail(error, _exit_code(error), str(error))
+    except (click.ClickException, click.Abort):
+        raise
+    except KeyboardInterrupt as error:
+        _fail(error, EXIT_FAILED, "interrupted")
+    except Exception as error:
+        name = type(error).__name__
+        if _is_silence_of_prefect(error):
+            sentence = f"The Prefect API does not answer ({name}): check PREFECT_API_URL and `prefect server start`."
+            _fail(error, EXIT_TRY_AGAIN, sentence)
+        advice = "this was not foreseen; `onevault --verbose ...` shows the traceback"
+        _fail(error, EXIT_FAILED, f"{name}: {error} ({advice})")
 
 
-def _fail(sentence: str, code: int) -> NoReturn:
-    click.secho(f"onevault: {sentence}", err=True, fg="red")
+def _exit_code(error: Exception) -> int:
+    from tasks.errors import Damaged, Unavailable
+
+    if isinstance(error, Damaged):
+        return EXIT_DAMAGED
+    return EXIT_TRY_AGAIN if isinstance(error, Unavailable) else EXIT_FAILED
+
+
+def _is_silence_of_prefect(error: BaseException | None) -> bool:
+    # Only Prefect's client uses httpx here; whoever did not import it cannot have met its errors.
+    transport_error = getattr(sys.modules.get("httpx"), "TransportError", ())
+    while error is not None:
+        if isinstance(error, transport_error) or "Failed to reach API" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _fail(error: BaseException, code: int, sentence: str) -> NoReturn:
+    from tasks.redaction import redact
+
+    if click.get_current_context().find_root().params.get("verbose"):
+        click.echo(redact("".join(traceback.format_exception(error))), err=True)
+    said = "\n".join([sentence, *getattr(error, "__notes__", [])])
+    click.secho(f"onevault: {redact(said)}", err=True, fg="red")
     sys.exit(code)
 
 

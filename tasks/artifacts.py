@@ -8,6 +8,7 @@ from contextvars import copy_context
 from typing import cast
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -15,11 +16,13 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.progress import Reading
 
 _UPDATE_SECONDS = 3.0
 _FINISHED_PERCENT = 100.0
+_AWAY_SECONDS = 60.0
 
 
 def artifact_key(*words: str) -> str:
@@ -29,12 +32,12 @@ def artifact_key(*words: str) -> str:
 
 def show_markdown(key: str, markdown: str, description: str) -> None:
     """Leave a page on the run."""
-    _quietly(lambda: create_markdown_artifact(markdown, key=key, description=description))
+    _pages.show(lambda: create_markdown_artifact(markdown, key=key, description=description))
 
 
 def show_table(key: str, rows: Sequence[dict[str, str | int | None]], description: str) -> None:
     """Leave a table on the run."""
-    _quietly(lambda: create_table_artifact(list(rows), key=key, description=description))
+    _pages.show(lambda: create_table_artifact(list(rows), key=key, description=description))
 
 
 class ProgressArtifact:
@@ -73,11 +76,30 @@ class ProgressArtifact:
         self._alive = self._alive and _quietly(lambda: self._call(percent))
 
     def _call(self, percent: float) -> None:
-        if self._artifact_id is None:
-            created = create_progress_artifact(percent, description=self._description)
-            self._artifact_id = cast("UUID", created)
-        else:
-            update_progress_artifact(self._artifact_id, progress=percent)
+        # A bar is not worth waiting for an API that is away.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            if self._artifact_id is None:
+                created = create_progress_artifact(percent, description=self._description)
+                self._artifact_id = cast("UUID", created)
+            else:
+                update_progress_artifact(self._artifact_id, progress=percent)
+
+
+class _Pages:
+    """Shows pages on the run; when the API did not answer for one, the next ones do not wait for it again."""
+
+    def __init__(self) -> None:
+        self._away_until = 0.0
+
+    def show(self, create: Callable[[], object]) -> None:
+        """Show a page unless the API was away a moment ago."""
+        if time.monotonic() < self._away_until:
+            get_run_logger().warning("not shown in Prefect: its API does not answer")
+        elif not _quietly(create):
+            self._away_until = time.monotonic() + _AWAY_SECONDS
+
+
+_pages = _Pages()
 
 
 def _quietly(show: Callable[[], object]) -> bool:
@@ -85,5 +107,5 @@ def _quietly(show: Callable[[], object]) -> bool:
         show()
     except Exception as error:
         get_run_logger().warning("not shown in Prefect (%s: %s)", type(error).__name__, error)
-        return False
+        return not isinstance(error, httpx.TransportError)
     return True

@@ -37,6 +37,7 @@ __all__ = [
     "Watchdog",
     "account_named",
     "death_signal_tool",
+    "finish",
     "redact",
     "run",
     "running",
@@ -219,14 +220,27 @@ def run(
     Raises TimedOut when it takes too long (its whole group is killed), ProgramFailed when it ends
     with another exit code than 0, unless ``check`` is false.
     """
-    name = Path(argv[0]).name
     feed = DEVNULL if input_bytes is None else PIPE
     with running(argv, env=env, account=account, stdin=feed, stdout=PIPE, stderr=PIPE) as process:
-        try:
-            stdout, stderr = process.communicate(input_bytes, timeout=timeout_seconds)
-        except subprocess.TimeoutExpired:
-            message = f"{name} did not finish within {timeout_seconds:g} s and was stopped"
-            raise TimedOut(message) from None
+        return finish(
+            process, Path(argv[0]).name, timeout_seconds, input_bytes=input_bytes, check=check
+        )
+
+
+def finish(
+    process: Process,
+    name: str,
+    timeout_seconds: float,
+    *,
+    input_bytes: bytes | None = None,
+    check: bool = True,
+) -> Finished:
+    """Wait for the end of a program whose streams are pipes, and return what it wrote; raises as ``run`` does."""
+    try:
+        stdout, stderr = process.communicate(input_bytes, timeout=timeout_seconds)
+    except subprocess.TimeoutExpired:
+        message = f"{name} did not finish within {timeout_seconds:g} s and was stopped"
+        raise TimedOut(message) from None
     finished = Finished(process.returncode, stdout, stderr)
     if check and finished.returncode != 0:
         raise ProgramFailed(name, finished.returncode, finished.lines)

@@ -9,6 +9,8 @@ from prefect.logging import get_run_logger
 from tasks.errors import Unavailable
 
 LIMIT_PREFIX = "onevault-server-"
+# The shortest that Prefect gives: so long the next run waits when this one is killed.
+_LEASE_SECONDS = 60
 
 
 @contextmanager
@@ -24,6 +26,7 @@ def server_slot(server: str, wait_seconds: float) -> Iterator[None]:
             concurrency(
                 f"{LIMIT_PREFIX}{server}",
                 timeout_seconds=wait_seconds,
+                lease_duration=_LEASE_SECONDS,
                 strict=False,
                 raise_on_lease_renewal_failure=False,
             )

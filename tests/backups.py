@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,9 +33,10 @@ from tasks.backup.restore import OpenBackup
 from tasks.connection import translating
 from tasks.opening import NamedServer, local_keyring, local_store
 from tasks.private_cluster import PrivateCluster
+from tasks.programs import Installation
 from tasks.progress import Progress
 from tasks.schema import migrator
-from tests.clusters import PASSWORD, SUPERUSER, Server, short_folder
+from tests.clusters import PASSWORD, SUPERUSER, Server, running_server, short_folder
 
 AWKWARD = Path(__file__).parents[1] / "deployments" / "demo" / "awkward.sql"
 AWKWARD_DATABASE = "demo_shop"
@@ -157,9 +159,7 @@ class BackupMaker:
         top = self.store.directory
         return sorted(str(path.relative_to(top)) for path in top.rglob("*") if path.is_file())
 
-    def _take(
-        self, kind: BackupKind, ready: Ready, backup_id: str, order: dict[str, Any]
-    ) -> Taken:
+    def _take(self, kind: BackupKind, ready: Ready, backup_id: str, order: dict[str, Any]) -> Taken:
         chosen = Order(backup_id, ready.server.database, **order)
         prefix = manifest.prefix_of(ready.server.system_identifier, backup_id)
         to = Destination(self.store, self.keyring, prefix)
@@ -193,7 +193,13 @@ def psql(server: Server, database: str, script: Path) -> None:
         "PGDATABASE": database,
         "PGCLIENTENCODING": "UTF8",
     }
-    argv: list[str | Path] = [program, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", f"--file={script}"]
+    argv: list[str | Path] = [
+        program,
+        "--no-psqlrc",
+        "--quiet",
+        "--set=ON_ERROR_STOP=1",
+        f"--file={script}",
+    ]
     processes.run(argv, env=environment, timeout_seconds=60)
 
 
@@ -264,7 +270,7 @@ class InThread:
     def _run(self) -> None:
         try:
             self._work()
-        except BaseException as error:  # noqa: BLE001 - the test looks at it
+        except BaseException as error:
             self._error = error
 
     def done(self) -> bool:
@@ -276,3 +282,101 @@ class InThread:
         assert not self._thread.is_alive(), f"it did not end within {seconds:g} s"
         assert self._error is not None, "it raised nothing"
         return self._error
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSite:
+    """All that a flow needs, each in a place of its own: a source, a vault, a store, keys and scratch."""
+
+    source: Server
+    vault_url: str
+    folder: Path
+    server: str = "source"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "ONEVAULT_ENV": "development",
+            "ONEVAULT_HOME": str(self.folder / "home"),
+            "ONEVAULT_VAULT_URL": self.vault_url,
+        }
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    @property
+    def scratch(self) -> Path:
+        return self.folder / "scratch"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {
+            "store": str(self.store),
+            "keyring": str(self.folder / "keys"),
+            "scratch": str(self.scratch),
+        }
+
+    def stored(self) -> list[str]:
+        """List every file in the store, the half-written ones too."""
+        return sorted(
+            str(path.relative_to(self.store)) for path in self.store.rglob("*") if path.is_file()
+        )
+
+    def committed(self) -> set[str]:
+        """Return the ids of the backups whose manifest is good."""
+        store, keyring = local_store(self.store), local_keyring(self.folder / "keys")
+        return {
+            OpenBackup.open(store, keyring, key.rpartition("/")[0]).manifest.backup_id
+            for key in self.stored()
+            if key.endswith("/manifest.json")
+        }
+
+    def entries(self) -> list[CatalogEntry]:
+        """Read the catalog, newest first."""
+        return entries(self.vault_url)
+
+    def audit(self, backup_id: str) -> list[tuple[str, str, str]]:
+        """Read the audit rows of a backup in order: operation, phase, outcome."""
+        query = (
+            "select event_type, phase, outcome from audit.audit_detail_s where subject = %s"
+            " order by load_date"
+        )
+        with vault.connect(self.vault_url) as conn:
+            return [tuple(row) for row in conn.execute(query, [backup_id]).fetchall()]
+
+    def clear(self) -> None:
+        """Forget every backup: in the vault too."""
+        shutil.rmtree(self.store, ignore_errors=True)
+        local_store(self.store)
+
+
+@contextmanager
+def flow_site(installation: Installation) -> Iterator[FlowSite]:
+    """Make a source with a small database, and all else that a flow needs."""
+    with short_folder() as folder, short_folder() as empty:
+        cluster = PrivateCluster(empty, installation, superuser=SUPERUSER)
+        cluster.create(password=PASSWORD)
+        with (
+            running_server(installation, cluster.data) as source,
+            running_server(installation, cluster.data) as keeper,
+        ):
+            fill(source)
+            made = FlowSite(source, make_vault(keeper), folder)
+            local_store(made.store)
+            local_keyring(folder / "keys")
+            yield made
+
+
+def fill(server: Server) -> None:
+    with server.connect() as connection:
+        connection.execute("create database shop")
+    with server.connect("shop") as connection:
+        connection.execute("create table item (id int primary key, name text)")
+        connection.execute(
+            "insert into item select i, 'item ' || i from generate_series(1, 1000) i"
+        )
+        connection.execute("create table locked as select i from generate_series(1, 100) i")
+        connection.execute(
+            "create table noise as select sha512((i || 'x')::bytea) from generate_series(1, 5000) i"
+        )

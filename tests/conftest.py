@@ -13,6 +13,8 @@ for _name in [name for name in os.environ if name.startswith("PG")]:
     del os.environ[_name]
 
 _MARKED_FOLDERS = ("integration", "flows", "acceptance")
+# They are slow, and about Prefect: one version of PostgreSQL is enough.
+_PREFECT_FOLDERS = ("flows", "acceptance")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="MAJOR",
-        help="PostgreSQL major versions to test with: repeat it, separate by commas, or say all",
+        help="PostgreSQL major versions to test with: repeat it, separate by commas, or say all, or ends",
     )
 
 
@@ -32,6 +34,8 @@ def chosen_majors(config: pytest.Config) -> list[int]:
     words = [word for value in asked for word in value.split(",") if word]
     if "all" in words:
         return here
+    if "ends" in words:
+        return sorted({*here[:1], *here[-1:]})
     return [int(word) for word in words] or here[:1]
 
 
@@ -47,21 +51,24 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run whatever uses ``pg_major`` once for each version chosen, the rest once."""
+    """Run whatever uses ``pg_major`` once for each version chosen, the rest once; flows on the first."""
     if "pg_major" in metafunc.fixturenames:
         majors = chosen_majors(metafunc.config)
+        if _folder(metafunc.definition.path) in _PREFECT_FOLDERS:
+            majors = majors[:1]
         ids = [f"pg{major}" for major in majors]
         metafunc.parametrize("pg_major", majors, ids=ids, scope="session")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    tests = Path(__file__).parent
     for item in items:
-        if not item.path.is_relative_to(tests):
-            continue
-        folder = item.path.relative_to(tests).parts[0]
-        if folder in _MARKED_FOLDERS:
+        if (folder := _folder(item.path)) in _MARKED_FOLDERS:
             item.add_marker(folder)
+
+
+def _folder(path: Path) -> str:
+    tests = Path(__file__).parent
+    return path.relative_to(tests).parts[0] if path.is_relative_to(tests) else ""
 
 
 @pytest.fixture(scope="session")

@@ -16,13 +16,15 @@ import psutil
 
 from tasks import embedded
 from tasks.cluster_settings import free_port
-from tasks.errors import Unavailable
+from tasks.errors import Refused, Unavailable
 from tasks.folders import make_folder, remove_tree
 from tasks.home import home, make_home
 from tasks.processes import Process, start
 
 _START_SECONDS = 180
 _STOP_SECONDS = 15
+_WIPED = ("demo", "store", "keys", "scratch", "logins")
+_KEPT_ENVIRONMENTS = ("staging", "production")
 # Prefect's own advice for many small runs; the lease storage survives a restart of the server.
 _SERVER_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -123,15 +125,35 @@ def deploy_command() -> list[str]:
 
 
 def down(*, wipe: bool) -> list[str]:
-    """Stop everything the demo started, and say what was stopped."""
+    """Stop everything the demo started, and say what was stopped; `wipe` deletes what `_WIPED` names, too.
+
+    Refused, before anything is done, in an environment whose data nobody wipes.
+    """
+    if wipe and (environment := os.environ.get("ONEVAULT_ENV")) in _KEPT_ENVIRONMENTS:
+        message = f"--wipe deletes backups and keys, and ONEVAULT_ENV is {environment}: stop without it, delete by hand"
+        raise Refused(message)
     done = [*_stop_prefect(), *_stop_postgres()]
     if wipe:
-        for server in embedded.status():
-            embedded.wipe(server.name)
-        for name in ("demo", "store", "keys", "scratch"):
-            remove_tree(home() / name)
-        done.append("deleted the data of the demo and of the embedded vault")
+        _wipe()
+        done.append(f"deleted the embedded servers, and {', '.join(_WIPED)} in {home()}")
     return done or ["nothing was running"]
+
+
+def loss_by_wiping() -> str:
+    """Ask in a sentence whether the default store's backups may go; empty when it holds none."""
+    store = home() / "store"
+    backups = len(list(store.glob("*/*/manifest.json")))
+    return f"Delete {backups} backups in {store} and the keys that open them?" if backups else ""
+
+
+def _wipe() -> None:
+    for server in embedded.status():
+        embedded.wipe(server.name)
+    for name in _WIPED:
+        remove_tree(home() / name)
+    # Nothing is left but the lock: it goes with the home directory that it guards.
+    if [path.name for path in home().glob("*")] == [".lock"]:
+        remove_tree(home())
 
 
 def _stop_prefect() -> Iterator[str]:

@@ -192,6 +192,7 @@ def _count(
         snapshot=sessions.snapshot,
         lock_wait_seconds=order.lock_wait_seconds,
         timeout_seconds=order.timeout_seconds,
+        on_start=sessions.end_with_us,
     )
     return inventory.take_database(sessions, order.depth, lines)
 

@@ -1,7 +1,7 @@
 """PostgreSQL's client programs in a backup: how they log in, and what they mean when they fail."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tasks.backup.comparison import schema_lines
 from tasks.backup.ports import Server
 from tasks.errors import Unavailable
 from tasks.home import make_home
-from tasks.processes import ProgramFailed
+from tasks.processes import PIPE, Process, ProgramFailed
 from tasks.programs import Installation
 from tasks.scratch import scratch_folder, sweep
 
@@ -59,8 +59,12 @@ def read_schema(
     snapshot: str | None = None,
     lock_wait_seconds: int,
     timeout_seconds: float,
+    on_start: Callable[[Process], None],
 ) -> tuple[str, ...]:
-    """Return the schema of the database that PGDATABASE names, as the lines of a dump."""
+    """Return the schema of the database that PGDATABASE names, as the lines of a dump.
+
+    `on_start` gets the running program, for whoever may have to end it from another thread.
+    """
     argv: list[str | Path] = [tools.program("pg_dump"), "--schema-only", "--no-password"]
     argv.append(f"--lock-wait-timeout={lock_wait_seconds * 1000}")
     # pg_dump writes no script that would have to connect to a name with a line end in it.
@@ -69,8 +73,12 @@ def read_schema(
     if snapshot:
         argv.append(f"--snapshot={snapshot}")
     limit = min(timeout_seconds, _SCHEMA_TIMEOUT_SECONDS)
-    with naming_locks(lock_wait_seconds):
-        finished = processes.run(argv, env=environment, timeout_seconds=limit)
+    with (
+        naming_locks(lock_wait_seconds),
+        processes.running(argv, env=environment, stdout=PIPE, stderr=PIPE) as process,
+    ):
+        on_start(process)
+        finished = processes.finish(process, "pg_dump", limit)
     return schema_lines(finished.stdout.decode("utf-8", "surrogateescape"))
 
 

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from tasks import queries
 from tasks.backup.models import Record
+from tasks.processes import Process, stop_group
 
 Connect = Callable[[], "psycopg.Connection[Any]"]
 Depth = Literal["content", "counts", "none"]
@@ -112,6 +113,8 @@ class Sessions:
         self._jobs = jobs
         self.snapshot = snapshot or ""
         self.connections: list[psycopg.Connection[Any]] = []
+        self._programs: list[Process] = []
+        self._cancelled = False
 
     def __enter__(self) -> Self:
         try:
@@ -155,8 +158,17 @@ class Sessions:
         for connection in self.connections:
             connection.execute(_sql("limits"), limits)
 
+    def end_with_us(self, process: Process) -> None:
+        """Have a program ended when the sessions are cancelled."""
+        self._programs.append(process)
+        if self._cancelled:  # meanwhile, by another thread
+            stop_group(process)
+
     def cancel(self) -> None:
-        """Cancel what runs on every connection."""
+        """Cancel what runs on every connection, and end the programs that read the snapshot."""
+        self._cancelled = True
+        for process in self._programs:
+            stop_group(process)
         for connection in self.connections:
             with suppress(psycopg.Error):
                 connection.cancel_safe(timeout=5)

@@ -124,21 +124,29 @@ def _mend_one(
     open_store: OpenStore,
     keyring: KeyHolder,
 ) -> str:
-    prefix = manifests.prefix_of(entry.system_identifier, entry.backup_id)
     try:
-        store = open_store(entry.store_name)
-        if manifests.is_committed(store, prefix):
-            manifest = manifests.load(store, prefix, keyring)
-            sealed = store.get(f"{prefix}/{manifests.MANIFEST_NAME}")
-            catalog.mark_completed(connection, entry.backup_id, facts_of(manifest, sealed))
-            return f"{entry.backup_id} had been stored whole before its run died: it is COMPLETED"
-        store.delete_prefix(f"{prefix}/")
-        tidy(store)
-        sentence = "the run died before the backup was complete; what it had stored was removed"
-        catalog.mark_failed(connection, entry.backup_id, "INTERRUPTED", sentence)
-        return f"{entry.backup_id}: {sentence}"
+        return _mended(connection, entry, open_store(entry.store_name), keyring)
     except (OneVaultError, psycopg.Error) as error:
         return f"{entry.backup_id} was left by a dead run and could not be cleaned up yet: {error}"
+
+
+def _mended(
+    connection: "psycopg.Connection[Any]",
+    entry: CatalogEntry,
+    store: ObjectStore,
+    keyring: KeyHolder,
+) -> str:
+    prefix = manifests.prefix_of(entry.system_identifier, entry.backup_id)
+    if manifests.is_committed(store, prefix):
+        manifest = manifests.load(store, prefix, keyring)
+        sealed = store.get(f"{prefix}/{manifests.MANIFEST_NAME}")
+        catalog.mark_completed(connection, entry.backup_id, facts_of(manifest, sealed))
+        return f"{entry.backup_id} had been stored whole before its run died: it is COMPLETED"
+    store.delete_prefix(f"{prefix}/")
+    tidy(store)
+    sentence = "the run died before the backup was complete; what it had stored was removed"
+    catalog.mark_failed(connection, entry.backup_id, "INTERRUPTED", sentence)
+    return f"{entry.backup_id}: {sentence}"
 
 
 def tidy(store: ObjectStore) -> int:

@@ -72,7 +72,9 @@ def test_a_full_store_is_a_sentence_and_keeps_nothing(
     monkeypatch.setattr(preflight, "_STORE_SHARE", 0)
     with small_disk(maker.folder / "small", "2m") as place:
         maker.store = LocalStore(directory=place)
-        with pytest.raises(Refused, match=r"^disk full: .* needs \d+ bytes more, .* are free\. Free"):
+        with pytest.raises(
+            Refused, match=r"^disk full: .* needs \d+ bytes more, .* are free\. Free"
+        ):
             maker.take_journaled(vault_url, kind, incompressible)
         assert maker.leftovers() == []
         assert entries(vault_url)[0].backup_status is BackupStatus.FAILED
@@ -98,7 +100,9 @@ def test_a_full_scratch_disk_says_nothing_of_the_backup(
     with small_disk(maker.folder / "small", size) as place:
         maker.scratch = place / "scratch"
         with (
-            pytest.raises(Refused, match=r"the disk of .*scratch became full, so the restore could"),
+            pytest.raises(
+                Refused, match=r"the disk of .*scratch became full, so the restore could"
+            ),
             maker.rehearsed(backup),
         ):
             pass
@@ -134,7 +138,7 @@ def test_a_store_that_may_not_be_written_is_explained(maker: BackupMaker):
         with small_disk(maker.folder / "small", "1m") as place:
             processes.run(["mount", "-o", "remount,ro", place], timeout_seconds=10)
             maker.store = LocalStore(directory=place)
-            with pytest.raises(Refused, match="read-only file system. Mount it for writing"):
+            with pytest.raises(Refused, match=r"read-only file system\. Mount it for writing"):
                 maker.check(BackupKind.LOGICAL)
     else:
         maker.store.directory.chmod(0o500)
@@ -152,7 +156,9 @@ def test_a_keyring_without_the_signing_key_names_it(stored: tuple[BackupMaker, B
     maker, backup = stored
     key_id = backup.manifest.encryption_key_id
     strangers = local_keyring(maker.folder / "strangers")
-    with pytest.raises(Refused, match=f"Unknown signing key id '{key_id}'. Put its .ed25519.pub file"):
+    with pytest.raises(
+        Refused, match=f"Unknown signing key id '{key_id}'. Put its .ed25519.pub file"
+    ):
         OpenBackup.open(backup.store, strangers, backup.prefix)
 
 
@@ -175,9 +181,7 @@ def test_a_rotated_key_still_opens_what_it_closed(stored: tuple[BackupMaker, Bac
     assert OpenBackup.open(backup.store, rotated, backup.prefix).inventory().databases
 
 
-def test_what_was_committed_before_the_run_died_is_completed(
-    maker: BackupMaker, vault_url: str
-):
+def test_what_was_committed_before_the_run_died_is_completed(maker: BackupMaker, vault_url: str):
     backup = maker.take(BackupKind.LOGICAL, "postgres")
     begin(maker, vault_url, backup)
     said = mend(maker, vault_url, backup)
@@ -194,9 +198,7 @@ def test_what_was_committed_before_the_run_died_is_completed(
     assert manifest.is_committed(backup.store, backup.prefix)
 
 
-def test_what_was_not_committed_is_removed_to_the_last_byte(
-    maker: BackupMaker, vault_url: str
-):
+def test_what_was_not_committed_is_removed_to_the_last_byte(maker: BackupMaker, vault_url: str):
     backup = maker.take(BackupKind.LOGICAL, "postgres")
     good = maker.take(BackupKind.LOGICAL, "postgres")
     begin(maker, vault_url, backup)
@@ -214,9 +216,7 @@ def test_what_was_not_committed_is_removed_to_the_last_byte(
     assert {path.split("/")[1] for path in maker.leftovers()} == {good.manifest.backup_id}
 
 
-def test_what_cannot_be_cleaned_up_yet_is_said_and_tried_again(
-    maker: BackupMaker, vault_url: str
-):
+def test_what_cannot_be_cleaned_up_yet_is_said_and_tried_again(maker: BackupMaker, vault_url: str):
     backup = maker.take(BackupKind.LOGICAL, "postgres")
     begin(maker, vault_url, backup)
     (backup.folder / manifest.MANIFEST_NAME).unlink()
@@ -228,9 +228,7 @@ def test_what_cannot_be_cleaned_up_yet_is_said_and_tried_again(
     assert maker.leftovers() == []
 
 
-def test_an_entry_that_the_vault_refuses_to_mend_stops_nothing(
-    maker: BackupMaker, vault_url: str
-):
+def test_an_entry_that_the_vault_refuses_to_mend_stops_nothing(maker: BackupMaker, vault_url: str):
     """A manifest that ended before its backup began: the clock was set back, then the run died."""
     backup = maker.take(BackupKind.LOGICAL, "postgres")
     later = replace_times(backup, timedelta(hours=1))
@@ -262,9 +260,7 @@ def mend(maker: BackupMaker, vault_url: str, backup: Backup) -> list[str]:
     return [sentence for sentence in said if backup.manifest.backup_id in sentence]
 
 
-def test_passwords_of_killed_runs_are_removed(
-    maker: BackupMaker, monkeypatch: pytest.MonkeyPatch
-):
+def test_passwords_of_killed_runs_are_removed(maker: BackupMaker, monkeypatch: pytest.MonkeyPatch):
     """A run that is killed leaves its password file; the next one removes it."""
     home = maker.folder / "home"
     monkeypatch.setenv("ONEVAULT_HOME", str(home))

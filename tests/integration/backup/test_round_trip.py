@@ -134,11 +134,10 @@ class Change:
     said: str
 
 
-ITEMS = '"Sales Dept"."Order ""Items"""'
 CHANGES = {
     "row changed": Change(
-        f'update {ITEMS} set net = net + 0.01 where "Id" = 7',
-        f'update {ITEMS} set net = net - 0.01 where "Id" = 7',
+        'update "Sales Dept"."Order ""Items""" set net = net + 0.01 where "Id" = 7',
+        'update "Sales Dept"."Order ""Items""" set net = net - 0.01 where "Id" = 7',
         'demo_shop: table Sales Dept.Order "Items" has other content in its 5,000 rows',
     ),
     "row lost": Change(

@@ -19,7 +19,7 @@ from tasks.programs import Installation
 from tests.backups import BackupMaker, Rehearsed, maker_of, until
 from tests.clusters import PASSWORD, SUPERUSER, TEMPLATE, Server, running_server, short_folder
 
-ODD = 'a "database"\nwith = \'odd\' $names\\ and %s'
+ODD = "a \"database\"\nwith = 'odd' $names\\ and %s"
 ODD_SPACE = 'a "table\nspace"'
 DATABASES = (ODD, "nothing", "objects", "spaced", "unlogged")
 
@@ -64,7 +64,9 @@ def fill(server: Server) -> None:
         )
         connection.execute('alter schema "new\nline" owner to "odd ""role""\n--"')
         connection.execute('create sequence "new\nline"."seq ""q""\n"')
-        connection.execute("""comment on schema "new\nline" is 'x\n\\restrict y\nERROR: no error'""")
+        connection.execute(
+            """comment on schema "new\nline" is 'x\n\\restrict y\nERROR: no error'"""
+        )
     with server.connect("objects") as connection:
         connection.execute(
             "select lo_from_bytea(0, sha512(i::text::bytea)) from generate_series(1, 20) i"
@@ -105,8 +107,7 @@ def compared(maker: BackupMaker, kind: BackupKind, database: str | None = None) 
 
 def everything_below(folder: Path) -> list[tuple[str, int, int]]:
     return sorted(
-        (str(path), path.lstat().st_mtime_ns, path.lstat().st_size)
-        for path in folder.rglob("*")
+        (str(path), path.lstat().st_mtime_ns, path.lstat().st_size) for path in folder.rglob("*")
     )
 
 
@@ -183,7 +184,9 @@ def test_a_standby_can_be_the_source(installation: Installation, empty_data: Pat
                     assert rung.outcome is Outcome.PASS, (kind, copy.restored.rung, rung)
                     assert rows[0].restored_rows == 501
                     with copy.connect() as connection:
-                        assert connection.execute("select pg_is_in_recovery()").fetchone() == (False,)
+                        assert connection.execute("select pg_is_in_recovery()").fetchone() == (
+                            False,
+                        )
 
 
 def base_backup(primary: Server, cluster: PrivateCluster) -> None:

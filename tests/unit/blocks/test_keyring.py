@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from blocks import x25519
 from blocks.errors import Refused
-from blocks.keyring import LocalKeyring
+from blocks.keyring import LocalKeyring, UnknownSigner
 from tasks.age import encrypt_stream, new_file_key, parse_header, seal_header
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -183,6 +183,27 @@ def test_a_recovery_key_laid_into_the_directory_opens_but_never_seals(
     assert other.key_ids() == (active, "zz-recovery")
 
 
+def test_a_recovery_key_alone_opens_and_neither_seals_nor_vouches(
+    keyring: LocalKeyring, tmp_path: Path
+) -> None:
+    stanzas, signed = keyring.wrap(FILE_KEY).stanzas, keyring.sign(b"manifest")
+    alone = LocalKeyring(directory=tmp_path / "alone")
+    alone.directory.mkdir(mode=0o700)
+    file = alone.directory / "recovery.agekey"
+    file.touch(mode=0o600)
+    file.write_text(x25519.identity_text(RECOVERY))
+    assert alone.key_ids() == ("recovery",)
+    assert alone.unwrap(stanzas) == FILE_KEY
+    with pytest.raises(UnknownSigner, match=signed.key_id):
+        alone.verify(b"manifest", signed.key_id, signed.value)
+    command = f"onevault rotate-key --keyring {alone.directory}"
+    for refused in (lambda: alone.wrap(FILE_KEY), lambda: alone.sign(b""), alone.recipients):
+        with pytest.raises(Refused, match=command):
+            refused()
+    assert alone.create() == alone.active_key_id
+    assert alone.unwrap(stanzas) == FILE_KEY
+
+
 def test_an_unreadable_identity_file_is_named_and_not_shown(keyring: LocalKeyring) -> None:
     file = identity_file(keyring, keyring.active_key_id)
     text = file.read_text()
@@ -209,7 +230,7 @@ def test_a_changed_message_or_signature_is_refused(keyring: LocalKeyring) -> Non
 
 @pytest.mark.parametrize("key_id", ["20200101T000000Z-00000000", "../other", "", "/etc/passwd"])
 def test_an_unknown_signing_key_is_refused(keyring: LocalKeyring, key_id: str) -> None:
-    with pytest.raises(Refused, match="Unknown signing key id"):
+    with pytest.raises(UnknownSigner, match="Unknown signing key id"):
         keyring.verify(b"", key_id, bytes(64))
 
 
