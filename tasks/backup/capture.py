@@ -75,12 +75,15 @@ def take_logical(
         environment |= {"PGDATABASE": database}
         lsn = _lsn(sessions.connections[0])
         compared = order.depth != "none"
+        # Sequences move outside snapshots: what the dump will hold lies between their standing now and at its end.
+        earlier = inventory.sequences(sessions.connections[0]) if compared else ()
         counting = pool.submit(_count, sessions, tools, environment, order) if compared else None
         globals_object = _store_globals(tools, environment, to, order, connect)
         dump = _store_dump(tools, environment, to, order, sessions.snapshot, progress)
         if counting:
             with connect() as connection:
-                everything = _with_roles(connection, counting.result())
+                counted_now = counting.result().model_copy(update={"sequences": earlier})
+                everything = _with_roles(connection, counted_now)
         point = RecoveryPoint(snapshot=sessions.snapshot, lsn=lsn)
     listed = _store_inventory(to, everything)
     return Taken(

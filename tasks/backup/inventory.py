@@ -184,7 +184,7 @@ def take_database(
 ) -> DatabaseInventory:
     """Count and fingerprint a database as the sessions' snapshot shows it."""
     first = sessions.connections[0]
-    before = _sequences(first)
+    before = sequences(first)
     invalid = tuple(str(row["object"]) for row in _rows(first, "invalid_objects"))
     extensions = _named(first, "extensions", "version")
     large_objects, large_object_fingerprint = _large_objects(first, depth)
@@ -205,7 +205,7 @@ def with_sequences_after(
     inventory: DatabaseInventory, connection: "psycopg.Connection[Any]"
 ) -> DatabaseInventory:
     """Return the inventory with the sequences read once more, when the backup was over."""
-    after = {item.label: item.before for item in _sequences(connection)}
+    after = {item.label: item.before for item in sequences(connection)}
     moved = tuple(
         item.model_copy(update={"after": after.get(item.label, item.before)})
         for item in inventory.sequences
@@ -297,7 +297,8 @@ _FINGERPRINTS = {
 }
 
 
-def _sequences(connection: "psycopg.Connection[Any]") -> tuple[SequenceFacts, ...]:
+def sequences(connection: "psycopg.Connection[Any]") -> tuple[SequenceFacts, ...]:
+    """Return the sequences as they stand now, whatever the snapshot."""
     facts = []
     for row in _rows(connection, "sequences"):
         statement = sql.SQL("SELECT CASE WHEN is_called THEN last_value END FROM {}")

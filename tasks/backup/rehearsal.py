@@ -217,9 +217,7 @@ def _restore_dump(
     tools = cluster.installation
     server = ScratchServer(cluster, "postgres")
     environment = server.libpq_environment(Path(os.devnull))
-    errors = restore_globals(
-        backup, tools, environment | {"PGDATABASE": "postgres"}, plan.limits, scratch=True
-    )
+    errors = restore_globals(backup, tools, environment | {"PGDATABASE": "postgres"}, plan.limits)
     arguments = ["--create", "--clean", "--if-exists", "--dbname=template1"]
     errors += restore_dump(backup, tools, environment, arguments, plan.limits, progress.add)
     seconds = time.monotonic() - started

@@ -103,18 +103,15 @@ def restore_globals(
     tools: Installation,
     environment: Mapping[str, str],
     limits: Limits,
-    *,
-    scratch: bool,
 ) -> list[str]:
-    """Run the globals (roles, tablespaces, grants) on a server and return the errors it reported.
+    """Run the globals (roles, tablespaces, grants) on a scratch server and return the errors it reported.
 
-    On a scratch server the superuser exists already, and tablespaces are made inside its own directory: never where
+    The superuser exists already, and tablespaces are made inside its own directory: never where
     the source has them, which may be on this very machine.
     """
     # The globals are small: roles and tablespaces, no data.
     text = b"".join(backup.content(backup.manifest.object("globals")))
-    if scratch:
-        text = _for_scratch(text, backup.manifest.server.superuser)
+    text = _for_scratch(text, backup.manifest.server.superuser)
     argv: list[str | Path] = [
         tools.program("psql"),
         "--no-psqlrc",
