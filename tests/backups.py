@@ -154,6 +154,11 @@ class BackupMaker:
             host="here",
         )
 
+    def newest(self, vault_url: str) -> CatalogEntry:
+        """Return what the vault says of the newest backup in this store."""
+        here = self.store.location()
+        return next(each for each in entries(vault_url) if each.store_location == here)
+
     def leftovers(self) -> list[str]:
         """List every file in the store, the half-written ones too."""
         top = self.store.directory

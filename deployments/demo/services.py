@@ -71,6 +71,8 @@ def start_server() -> Services:
         _environment(url)
         | _SERVER_SETTINGS
         | {"PREFECT_SERVER_UI_API_URL": url, "PREFECT_UI_API_URL": url}
+        # Prefect copies its pages before it shows them, by default into the environment, which others may share.
+        | {"PREFECT_SERVER_UI_STATIC_DIRECTORY": str(_folder() / "pages")}
     )
     pid = _start(
         ["server", "start", "--host", "127.0.0.1", "--port", str(port)],
@@ -108,7 +110,9 @@ def start_worker(services: Services) -> Services:
     if services.worker_pid and _is_ours(services.worker_pid):
         return services
     argv = ["worker", "start", "--pool", "onevault", "--type", "process", "--name", "demo"]
-    pid = _start(argv, _environment(services.api_url), "prefect-worker")
+    # Prefect's workers keep runs in one folder for all users, which only the first of them may write to.
+    folder = {"TMPDIR": str(make_folder(_folder() / "worker", 0o700))}
+    pid = _start(argv, _environment(services.api_url) | folder, "prefect-worker")
     started = Services(services.port, services.server_pid, pid)
     _write(started)
     return started

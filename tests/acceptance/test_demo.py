@@ -99,8 +99,9 @@ def person(request: pytest.FixtureRequest) -> Iterator[Person]:
             someone.onevault("down", "--wipe")
 
 
-def _get(url: str) -> str:
-    asked = urllib.request.Request(url, headers={"Accept": "text/html, application/json"})  # noqa: S310 - our own
+def _get(url: str, body: bytes | None = None) -> str:
+    wanted = {"Accept": "text/html, application/json", "Content-Type": "application/json"}
+    asked = urllib.request.Request(url, body, wanted)  # noqa: S310 - our own
     with urllib.request.urlopen(asked, timeout=20) as answer:  # noqa: S310
         assert answer.status == 200
         return str(answer.read().decode())
@@ -128,6 +129,8 @@ def test_the_demo_proves_two_backups_catches_damage_and_leaves_nothing(person: P
     assert _get(f"{address[0]}/api/health") == "true"
     assert address[0] in _get(f"{address[0]}/ui-settings")
     assert "postgres" in person.processes()
+    workers = f"{address[0]}/api/work_pools/onevault/workers/filter"
+    until(lambda: '"status":"ONLINE"' in _get(workers, b"{}"), 30)
 
     assert "stopped the Prefect server" in person.onevault("down", "--wipe")
     until(lambda: person.processes() == [], 10)

@@ -348,12 +348,12 @@ def test_a_time_limit_kills_pg_dump_and_is_not_tried_again(site: FlowSite):
         other.execute("begin")
         other.execute("lock table locked")
         started = monotonic()
-        state = run(site, timeout_seconds=2)
-        assert monotonic() - started < 20
+        state = run(site, timeout_seconds=6)
+        assert monotonic() - started < 30
         assert programs_of(site.source.port) == []
         until(lambda: not sessions(site.source, "onevault|pg_dump"), 5)
     assert state.is_failed()
-    assert "did not finish within 2 s and was stopped" in (state.message or "")
+    assert "did not finish within 6 s and was stopped" in (state.message or "")
     assert len(site.entries()) == before + 1
     assert site.stored() == []
     check_nothing_is_left(site)

@@ -20,7 +20,7 @@ from tasks.backup.models import BackupKind, Outcome
 from tasks.backup.restore import OpenBackup
 from tasks.errors import OneVaultError, Refused
 from tasks.opening import local_keyring, open_store
-from tests.backups import Backup, BackupMaker, entries, is_root, maker_of, until
+from tests.backups import Backup, BackupMaker, is_root, maker_of, until
 from tests.clusters import Server, make_database
 
 KINDS = pytest.mark.parametrize("kind", list(BackupKind), ids=lambda kind: kind.value)
@@ -77,7 +77,7 @@ def test_a_full_store_is_a_sentence_and_keeps_nothing(
         ):
             maker.take_journaled(vault_url, kind, incompressible)
         assert maker.leftovers() == []
-        assert entries(vault_url)[0].backup_status is BackupStatus.FAILED
+        assert maker.newest(vault_url).backup_status is BackupStatus.FAILED
         assert shutil.disk_usage(place).free > 1_900_000
 
 

@@ -13,6 +13,7 @@ from tasks import processes
 from tasks.backup import capture
 from tasks.backup.inventory import Inventory
 from tasks.backup.models import BackupKind, Outcome, Rung
+from tasks.cluster_settings import free_port
 from tasks.folders import make_folder
 from tasks.private_cluster import PrivateCluster
 from tasks.programs import Installation
@@ -165,7 +166,7 @@ def test_a_standby_can_be_the_source(installation: Installation, empty_data: Pat
         settings = {
             "hot_standby": "on",
             "listen_addresses": "127.0.0.1",
-            "port": str(primary.port + 1),
+            "port": str(free_port()),
             "wal_level": "replica",
             "max_wal_senders": "8",
             "full_page_writes": "on",

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from tasks.backup import retrying
 from tasks.backup import store as catalog
 from tasks.backup.models import BackupKind, Outcome
 from tasks.errors import Refused, Unavailable
-from tasks.processes import TimedOut
+from tasks.processes import ProgramFailed, TimedOut
 from tasks.programs import Installation
+from tasks.streaming import feed
 from tests.backups import (
     BackupMaker,
     InThread,
@@ -69,7 +71,7 @@ def test_a_table_dropped_during_the_dump_is_a_reason_to_try_again(
     error = run.error(20)
     assert retrying.may_pass(error)
     assert "locked" in str(error) or "relation" in str(error)
-    entry = entries(vault_url)[0]
+    entry = maker.newest(vault_url)
     assert (entry.backup_status.value, entry.stored_bytes) == ("FAILED", None)
     assert entry.error_message == str(error)
     check_nothing_is_left(maker, source)
@@ -208,7 +210,7 @@ def test_a_server_that_is_killed_meanwhile_is_unavailable(
         assert retrying.may_pass(error), error
         assert len(str(error).splitlines()) == 1
         assert maker.leftovers() == []
-        assert entries(vault_url)[0].backup_status.value == "FAILED"
+        assert maker.newest(vault_url).backup_status.value == "FAILED"
         assert programs_of(server.port) == []
 
 
@@ -305,3 +307,14 @@ def test_a_refused_backup_leaves_the_vault_alone(
     with vault.connect(vault_url) as conn:
         assert catalog.find(conn, "20260101T000000Z-logical-00000000") is None
     assert maker.leftovers() == []
+
+
+def test_a_program_that_is_killed_is_an_error_even_when_its_exit_code_does_not_matter():
+    """A pg_restore that the kernel kills says nothing: that must not pass for success."""
+    suicide = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    with pytest.raises(ProgramFailed, match="killed by signal 9"):
+        feed(suicide, [b"data"], timeout_seconds=20, check=False)
+    assert (
+        feed([sys.executable, "-c", "raise SystemExit(1)"], [], timeout_seconds=20, check=False)
+        == []
+    )
