@@ -66,7 +66,9 @@ def _is_abandoned(folder: Path) -> bool:
 
 def _make(parent: Path) -> tuple[Path, IO[str]]:
     try:
-        make_folder(parent, 0o711)
+        # A folder that somebody named, such as /tmp, keeps its mode.
+        if not parent.is_dir():
+            make_folder(parent, 0o711)
         # Between making the folder and locking it, a sweep must not see it.
         with locked(parent / ".lock"):
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))

@@ -48,6 +48,9 @@ from tasks.progress import Listener, Progress, listener
 from tasks.scratch import sweep
 from tasks.slots import server_slot
 
+# Less would blame other work when Prefect itself is slow.
+_SLOT_SECONDS = 30.0
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -145,7 +148,7 @@ def server_to_itself(site: Site, ready: Ready) -> Iterator[None]:
             logger.warning("removed %d half-written files of dead runs from the store", swept)
         for folder in sweep(site.scratch):
             logger.warning("removed the scratch server of a dead run: %s", folder)
-        with server_slot(site.server.name, site.options.timeout_seconds):
+        with server_slot(site.server.name, max(_SLOT_SECONDS, site.options.timeout_seconds)):
             yield
 
 

@@ -275,3 +275,11 @@ def test_client_programs_log_in_as_us_and_as_the_account(cluster: PrivateCluster
             tool = cluster.installation.program("pg_dump")
             argv: list[str | Path] = [tool, "-d", cluster.conninfo()]
             assert "PostgreSQL database dump" in run(argv, timeout_seconds=20, account=account).text
+
+
+def test_a_folder_that_somebody_named_keeps_its_mode(short_path: Path):
+    named = short_path / "named"
+    named.mkdir()
+    named.chmod(0o1777)
+    with scratch_folder(named):
+        assert named.stat().st_mode & 0o7777 == 0o1777
