@@ -53,9 +53,17 @@ def remove_tree(path: Path) -> None:
 
 
 def _open_folders(path: Path) -> None:
-    for folder, _, _ in os.walk(path):
-        with suppress(OSError):
-            Path(folder).chmod(0o700)
+    # From above, each before it is entered: a closed folder cannot be walked.
+    _open_folder(path)
+    for folder, folders, _ in os.walk(path):
+        for name in folders:
+            _open_folder(Path(folder, name))
+
+
+def _open_folder(path: Path) -> None:
+    with suppress(OSError):
+        if not path.is_symlink():
+            path.chmod(0o700)
 
 
 @contextmanager
