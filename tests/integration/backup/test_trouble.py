@@ -124,6 +124,13 @@ def test_a_time_limit_ends_a_base_backup_that_hangs(
         maker_of(server) as maker,
         gate(monkeypatch) as blocked,
     ):
+        # More than the buffers between the server and us hold, and nothing that zstd can shrink: else it is all sent
+        # before the walsender is stopped.
+        with server.connect() as connection:
+            connection.execute(
+                "create table fat as select (select string_agg(sha256((i * 100 + j)::text::bytea), '')"
+                " from generate_series(1, 60) as j) as bytes from generate_series(1, 32000) as i"
+            )
         run = InThread(
             lambda: maker.take_journaled(vault_url, BackupKind.PHYSICAL, timeout_seconds=2)
         )
