@@ -7,8 +7,8 @@ from decimal import Decimal
 from uuid import UUID, uuid4
 
 from tasks import audit
-from tasks.backup.lifecycle import BackupStatus, VerificationStatus, worst
-from tasks.backup.models import BackupKind, Outcome
+from tasks.backup.lifecycle import BackupStatus, VerificationStatus
+from tasks.backup.models import BackupKind, Outcome, worst
 from tasks.datavault import SYSTEM_TENANT_HK
 
 

@@ -1,9 +1,8 @@
 """The life of a backup in the vault: which state may follow which, and what a verification makes of it."""
 
-from collections.abc import Iterable
 from enum import StrEnum
 
-from tasks.backup.models import Outcome
+from tasks.backup.models import Outcome, worst
 from tasks.errors import Refused
 
 
@@ -100,13 +99,6 @@ def verification_status(new: BackupStatus, outcome: Outcome) -> VerificationStat
     if outcome is Outcome.PASS and new is BackupStatus.VERIFIED:
         return VerificationStatus.VERIFIED
     return VerificationStatus.FAILED if outcome is Outcome.FAIL else VerificationStatus.PARTIAL
-
-
-def worst(outcomes: Iterable[Outcome]) -> Outcome:
-    """Return the worst of what was run: FAIL, PARTIAL, PASS, and NOT_RUN only when nothing was."""
-    found = set(outcomes)
-    order = (Outcome.FAIL, Outcome.PARTIAL, Outcome.PASS)
-    return next((outcome for outcome in order if outcome in found), Outcome.NOT_RUN)
 
 
 def passed(*outcomes: Outcome) -> bool | None:

@@ -1,6 +1,7 @@
 """The nouns of a backup: what was stored, what it was taken from, what was proven of it."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -30,6 +31,13 @@ class Outcome(StrEnum):
     FAIL = "FAIL"
     PARTIAL = "PARTIAL"
     NOT_RUN = "NOT_RUN"
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """Return the worst of what was run: FAIL, PARTIAL, PASS, and NOT_RUN only when nothing was."""
+    found = set(outcomes)
+    order = (Outcome.FAIL, Outcome.PARTIAL, Outcome.PASS)
+    return next((outcome for outcome in order if outcome in found), Outcome.NOT_RUN)
 
 
 class Record(BaseModel):
@@ -165,11 +173,7 @@ class Proof:
     @property
     def outcome(self) -> Outcome:
         """Return the worst of what was run; NOT_RUN only when nothing was."""
-        outcomes = {rung.outcome for rung in self.rungs.values()}
-        for worst in (Outcome.FAIL, Outcome.PARTIAL, Outcome.PASS):
-            if worst in outcomes:
-                return worst
-        return Outcome.NOT_RUN
+        return worst(rung.outcome for rung in self.rungs.values())
 
 
 def backup_id_for(kind: BackupKind, now: datetime, suffix: str) -> str:

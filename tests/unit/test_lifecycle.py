@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from tasks.backup import lifecycle
+from tasks.backup import lifecycle, models
 from tasks.backup.lifecycle import BackupStatus as Status
 from tasks.backup.lifecycle import VerificationStatus
 from tasks.backup.models import Outcome
@@ -97,5 +97,5 @@ def test_what_is_said_of_a_verification(new, outcome, said):
     ],
 )
 def test_the_worst_rung_counts(outcomes, worst, passed):
-    assert lifecycle.worst(outcomes) is worst
+    assert models.worst(outcomes) is worst
     assert lifecycle.passed(*outcomes) is passed
