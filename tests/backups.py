@@ -341,6 +341,11 @@ class FlowSite:
         """Read the catalog, newest first."""
         return entries(self.vault_url)
 
+    def entries_since(self, count: int) -> list[CatalogEntry]:
+        """Read what the catalog gained after it had so many entries, newest first."""
+        found = self.entries()
+        return found[: len(found) - count]
+
     def audit(self, backup_id: str) -> list[tuple[str, str, str]]:
         """Read the audit rows of a backup in order: operation, phase, outcome."""
         query = (

@@ -314,11 +314,11 @@ def test_a_lock_that_goes_away_is_waited_for_by_trying_again(
         other.execute("begin")
         other.execute("lock table locked")
         first = InThread(lambda: run(site, lock_wait_seconds=1))
-        until(lambda: [e for e in site.entries()[: len(site.entries()) - before] if e.error_code])
+        until(lambda: [entry for entry in site.entries_since(before) if entry.error_code])
         other.execute("rollback")
     until(first.done, 60)
     failed, good = (
-        [e for e in site.entries()[: len(site.entries()) - before] if e.backup_status is status]
+        [entry for entry in site.entries_since(before) if entry.backup_status is status]
         for status in (BackupStatus.FAILED, BackupStatus.VERIFIED)
     )
     assert len(good) == 1
@@ -335,7 +335,7 @@ def test_after_three_attempts_a_lock_is_a_failure_that_names_it(site: FlowSite):
         state = run(site, lock_wait_seconds=1)
     assert state.is_failed()
     assert "waited 1 s for a lock on " in (state.message or "")
-    new = site.entries()[: len(site.entries()) - before]
+    new = site.entries_since(before)
     assert [entry.backup_status for entry in new] == [BackupStatus.FAILED] * 3
     assert {entry.error_code for entry in new} == {"UNAVAILABLE"}
     assert site.stored() == []
