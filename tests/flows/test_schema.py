@@ -14,7 +14,13 @@ from tasks.programs import Installation
 from tasks.schema.tasks import apply_migrations
 from tests.clusters import short_folder
 
-NAMES = ["0001_util_and_auth", "0002_audit", "0003_backup_mgmt"]
+NAMES = [
+    "0001_util_and_auth",
+    "0002_audit",
+    "0003_backup_mgmt",
+    "0004_monitoring",
+    "0005_alerts",
+]
 
 
 @flow

@@ -13,7 +13,13 @@ from tasks.errors import Refused, Unavailable
 from tasks.schema import migrator, plan
 from tasks.schema.models import Applied, Migration, State
 
-NAMES = ["0001_util_and_auth", "0002_audit", "0003_backup_mgmt"]
+NAMES = [
+    "0001_util_and_auth",
+    "0002_audit",
+    "0003_backup_mgmt",
+    "0004_monitoring",
+    "0005_alerts",
+]
 
 
 def names(applied: Iterable[Applied | Migration]) -> list[str]:
