@@ -3,28 +3,11 @@
 import json
 import os
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_TRY_AGAIN = 3
-EXIT_DAMAGED = 4
-EXIT_SKIPPED = 5
-
-_CODES = f"""\b
-Exit codes:
-  0  done, and proven where a proof was asked for
-  {EXIT_FAILED}  refused or failed; the sentence says what to do
-  {EXIT_USAGE}  wrong usage
-  {EXIT_TRY_AGAIN}  something did not answer; try again later
-  {EXIT_DAMAGED}  a copy is damaged or did not restore equal to its source
-  {EXIT_SKIPPED}  outside the maintenance window; nothing was done
-"""
+from deployments.sentences import CODES, EXIT_FAILED, EXIT_SKIPPED, sentences
 
 as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON, for scripts.")
 store_option = click.option(
@@ -44,7 +27,7 @@ keyring_option = click.option(
 
 
 @click.group(
-    epilog=_CODES,
+    epilog=CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option("-v", "--verbose", is_flag=True, help="Also show the run's log, and tracebacks.")
@@ -76,7 +59,7 @@ def demo(scale: int, keep: bool) -> None:
     """Run the main job on a private PostgreSQL, from nothing, and damage a copy to see it caught."""
     from deployments.demo import show
 
-    with _sentences():
+    with sentences():
         sys.exit(show.run(scale, keep=keep))
 
 
@@ -90,7 +73,7 @@ def down(wipe: bool) -> None:
     """Stop what `demo` started: Prefect server, worker and the embedded PostgreSQL servers."""
     from deployments.demo import services
 
-    with _sentences():
+    with sentences():
         if wipe and sys.stdin.isatty() and (loss := services.loss_by_wiping()):
             click.confirm(loss, abort=True)
         for sentence in services.down(wipe=wipe):
@@ -145,7 +128,7 @@ def backup(server: str, kind: str, database: str | None, json_output: bool, **op
     """
     from deployments import running
 
-    with _sentences():
+    with sentences():
         report = running.backup(server, kind, database, options, quiet=json_output)
         if report is None:
             click.echo("outside the window: nothing was done", err=True)
@@ -168,7 +151,7 @@ def verify(backup_id: str, restore: bool, store: str, keyring: str, json_output:
     """Prove a stored backup once more: re-read it, restore it into a scratch server, compare it."""
     from deployments import running
 
-    with _sentences():
+    with sentences():
         options = {"store": store, "keyring": keyring}
         _report(running.verify(backup_id, options, restore=restore, quiet=json_output), json_output)
 
@@ -209,7 +192,7 @@ def restore(**request: Any) -> None:
     """
     from deployments import restoring
 
-    with _sentences():
+    with sentences():
         for sentence in restoring.restore(restoring.Request(**request)):
             click.echo(sentence)
 
@@ -228,7 +211,7 @@ def backups(server: str | None, limit: int, json_output: bool) -> None:
     """Show the catalog: every backup, its state, and what was proven of it."""
     from deployments import tables
 
-    with _sentences():
+    with sentences():
         entries = tables.catalog(server, limit)
         click.echo(_dump(tables.plain(entries))) if json_output else tables.show_catalog(entries)
 
@@ -240,7 +223,7 @@ def doctor(json_output: bool) -> None:
     from deployments import doctor as checks
     from deployments import tables
 
-    with _sentences():
+    with sentences():
         found = checks.diagnose()
         click.echo(_dump(tables.plain(found))) if json_output else tables.show(checks.render(found))
         sys.exit(EXIT_FAILED if any(check.state is checks.State.FAIL for check in found) else 0)
@@ -252,7 +235,7 @@ def config(json_output: bool) -> None:
     """Show the settings in force, where each comes from, and the blocks in Prefect; no secrets."""
     from deployments import saved_blocks, tables
 
-    with _sentences():
+    with sentences():
         settings = [*tables.settings(), *saved_blocks.listed()]
         click.echo(_dump(tables.plain(settings))) if json_output else tables.show(
             tables.settings_table(settings)
@@ -264,7 +247,7 @@ def migrate() -> None:
     """Bring the vault's schema up to date; safe to run twice, and by two at once."""
     from deployments import restoring
 
-    with _sentences():
+    with sentences():
         for sentence in restoring.migrate():
             click.echo(sentence)
 
@@ -289,7 +272,7 @@ def register(environment: str, name: str) -> None:
     """
     from deployments import register as registration
 
-    with _sentences():
+    with sentences():
         for sentence in registration.register(environment, name=name):
             click.echo(sentence)
 
@@ -300,7 +283,7 @@ def rotate_key(keyring: str) -> None:
     """Make a new key the active one; older backups stay readable with the older keys."""
     from deployments import restoring
 
-    with _sentences():
+    with sentences():
         click.echo(restoring.rotate(keyring))
 
 
@@ -309,56 +292,6 @@ def main() -> None:
     # The log goes to Prefect; on the terminal it would bury the result. Set before anything imports Prefect.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     cli()
-
-
-@contextmanager
-def _sentences() -> Iterator[None]:
-    """Turn what went wrong into one sentence and an exit code; no tracebacks for people who are paged at night."""
-    from tasks.errors import OneVaultError
-
-    try:
-        yield
-    except OneVaultError as error:
-        _fail(error, _exit_code(error), str(error))
-    except (click.ClickException, click.Abort):
-        raise
-    except KeyboardInterrupt as error:
-        _fail(error, EXIT_FAILED, "interrupted")
-    except Exception as error:
-        name = type(error).__name__
-        if _is_silence_of_prefect(error):
-            sentence = f"The Prefect API does not answer ({name}): check PREFECT_API_URL and `prefect server start`."
-            _fail(error, EXIT_TRY_AGAIN, sentence)
-        advice = "this was not foreseen; `onevault --verbose ...` shows the traceback"
-        _fail(error, EXIT_FAILED, f"{name}: {error} ({advice})")
-
-
-def _exit_code(error: Exception) -> int:
-    from tasks.errors import Damaged, Unavailable
-
-    if isinstance(error, Damaged):
-        return EXIT_DAMAGED
-    return EXIT_TRY_AGAIN if isinstance(error, Unavailable) else EXIT_FAILED
-
-
-def _is_silence_of_prefect(error: BaseException | None) -> bool:
-    # Only Prefect's client uses httpx here; whoever did not import it cannot have met its errors.
-    transport_error = getattr(sys.modules.get("httpx"), "TransportError", ())
-    while error is not None:
-        if isinstance(error, transport_error) or "Failed to reach API" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _fail(error: BaseException, code: int, sentence: str) -> NoReturn:
-    from tasks.redaction import redact
-
-    if click.get_current_context().find_root().params.get("verbose"):
-        click.echo(redact("".join(traceback.format_exception(error))), err=True)
-    said = "\n".join([sentence, *getattr(error, "__notes__", [])])
-    click.secho(f"onevault: {redact(said)}", err=True, fg="red")
-    sys.exit(code)
 
 
 def _report(report: Any, json_output: bool) -> None:

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from deployments import cli, tables
+from deployments import cli, sentences, tables
 from deployments.demo import services
 from tasks.backup.catalog import CatalogEntry
 from tasks.backup.lifecycle import BackupStatus, VerificationStatus
@@ -36,7 +36,7 @@ def run(fault: BaseException, *options: str) -> Result:
 
     @program.command()
     def fail() -> None:
-        with cli._sentences():
+        with sentences.sentences():
             raise fault
 
     return CliRunner().invoke(program, [*options, "fail"])
@@ -48,10 +48,10 @@ def run(fault: BaseException, *options: str) -> Result:
 @pytest.mark.parametrize(
     ("fault", "code"),
     [
-        (Refused("no."), cli.EXIT_FAILED),
-        (OutsideWindow("no."), cli.EXIT_FAILED),
-        (Unavailable("no."), cli.EXIT_TRY_AGAIN),
-        (Damaged("no."), cli.EXIT_DAMAGED),
+        (Refused("no."), sentences.EXIT_FAILED),
+        (OutsideWindow("no."), sentences.EXIT_FAILED),
+        (Unavailable("no."), sentences.EXIT_TRY_AGAIN),
+        (Damaged("no."), sentences.EXIT_DAMAGED),
     ],
 )
 def test_each_kind_of_error_has_its_exit_code(fault: Exception, code: int):
@@ -64,7 +64,7 @@ def test_each_kind_of_error_has_its_exit_code(fault: Exception, code: int):
 def test_what_nobody_foresaw_is_a_sentence_too_and_a_traceback_on_request():
     fault = ZeroDivisionError("by zero, password=hunter2")
     plain, verbose = run(fault), run(fault, "--verbose")
-    assert plain.exit_code == verbose.exit_code == cli.EXIT_FAILED
+    assert plain.exit_code == verbose.exit_code == sentences.EXIT_FAILED
     assert plain.stderr.startswith("onevault: ZeroDivisionError: by zero")
     assert "--verbose" in plain.stderr
     assert plain.stderr.count("\n") == 1
@@ -76,12 +76,12 @@ def test_an_interruption_tells_what_remains():
     fault = KeyboardInterrupt()
     fault.add_note('Database "shop" is not whole.')
     done = run(fault)
-    assert done.exit_code == cli.EXIT_FAILED
+    assert done.exit_code == sentences.EXIT_FAILED
     assert done.stderr == 'onevault: interrupted\nDatabase "shop" is not whole.\n'
 
 
 def test_click_keeps_its_own_errors():
-    assert run(click.UsageError("so not")).exit_code == cli.EXIT_USAGE
+    assert run(click.UsageError("so not")).exit_code == sentences.EXIT_USAGE
     assert run(click.Abort()).stderr.strip() == "Aborted!"
 
 
@@ -96,7 +96,7 @@ def test_a_silent_prefect_is_worth_another_try(tmp_path: Path):
     done = subprocess.run(
         argv, env=environment, cwd=root, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout) == (cli.EXIT_TRY_AGAIN, "")
+    assert (done.returncode, done.stdout) == (sentences.EXIT_TRY_AGAIN, "")
     assert done.stderr.startswith("onevault: The Prefect API does not answer")
     assert len(done.stderr.splitlines()) == 1
 
@@ -245,7 +245,7 @@ def test_nothing_is_wiped_where_data_are_real(
     monkeypatch.setenv("ONEVAULT_ENV", environment)
     before = sorted(home.rglob("*"))
     done = CliRunner().invoke(cli.cli, ["down", "--wipe"])
-    assert done.exit_code == cli.EXIT_FAILED
+    assert done.exit_code == sentences.EXIT_FAILED
     assert environment in done.stderr
     assert sorted(home.rglob("*")) == before
 
@@ -270,7 +270,7 @@ def test_down_alone_deletes_nothing(home: Path):
 
 
 def test_a_wipe_asks_on_a_terminal(home: Path, typed: Callable[[str], int]):
-    assert typed("n\n") == cli.EXIT_FAILED
+    assert typed("n\n") == sentences.EXIT_FAILED
     assert (home / "keys" / "k.agekey").exists()
     assert typed("y\n") == 0
     assert not home.exists()
