@@ -9,6 +9,7 @@ _BLOCKS = {
     "EnvironmentProfile": "blocks.environment",
     "LocalKeyring": "blocks.keyring",
     "LocalStore": "blocks.storage.local",
+    "PgBouncerConsole": "blocks.pgbouncer",
     "PostgresServer": "blocks.postgres",
 }
 

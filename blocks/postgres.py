@@ -72,6 +72,9 @@ class PostgresServer(Block):
         connect_timeout_seconds: How long to wait for the server to answer.
         application_name: What the server calls us in pg_stat_activity.
         options: Options for the server, such as -c statement_timeout=60000.
+        metrics_user: The login role for reading metrics, if it is another one.
+        metrics_password: That role's password, if it needs one.
+        tenant: The business key of the tenant whose server it is.
 
     Example:
         Load a server and ask for its version:
@@ -137,6 +140,17 @@ class PostgresServer(Block):
         description="Options for the server, such as -c statement_timeout=60000.",
         examples=[""],
     )
+    metrics_user: str | None = Field(
+        default=None,
+        description="The login role for reading metrics; pg_monitor is all it needs. By default the user above.",
+    )
+    metrics_password: SecretStr | None = Field(
+        default=None, description="The metrics role's password, if it needs one."
+    )
+    tenant: str = Field(
+        default="SYSTEM_OPERATIONS",
+        description="The business key of the tenant whose server it is; SYSTEM_OPERATIONS is nobody's and everybody's.",
+    )
 
     @classmethod
     def from_conninfo(cls, conninfo: str | SecretStr) -> "PostgresServer":
@@ -161,6 +175,13 @@ class PostgresServer(Block):
         Raises Refused when there is no pooler, or when a role would have to be set through one.
         """
         return SecretStr(make_conninfo(**self._parameters(database, pooled), **self._login()))
+
+    def for_metrics(self) -> "PostgresServer":
+        """Return this server with the login for reading metrics; its own login when there is no other."""
+        if self.metrics_user is None:
+            return self
+        login = {"user": self.metrics_user, "password": self.metrics_password, "role": None}
+        return self.model_copy(update=login)
 
     def connect(
         self, database: str | None = None, *, pooled: bool = False, autocommit: bool = True

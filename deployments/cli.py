@@ -1,29 +1,14 @@
 """The command line `onevault`. Commands import what they need when they run, so that --help is instant."""
 
-import json
 import os
 import sys
 from typing import Any
 
 import click
 
+from deployments.monitoring.commands import COMMANDS
+from deployments.options import as_json, dump, keyring_option, store_option
 from deployments.sentences import CODES, EXIT_FAILED, EXIT_SKIPPED, sentences
-
-as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON, for scripts.")
-store_option = click.option(
-    "--store",
-    default="default",
-    show_default=True,
-    metavar="NAME|DIR",
-    help="Store block, or a directory (with a slash).",
-)
-keyring_option = click.option(
-    "--keyring",
-    default="default",
-    show_default=True,
-    metavar="NAME|DIR",
-    help="Keyring block, or a directory (with a slash).",
-)
 
 
 @click.group(
@@ -33,7 +18,7 @@ keyring_option = click.option(
 @click.option("-v", "--verbose", is_flag=True, help="Also show the run's log, and tracebacks.")
 @click.version_option(package_name="onevault")
 def cli(verbose: bool) -> None:
-    """OneVault Ops: PostgreSQL backups that prove themselves.
+    """OneVault Ops: PostgreSQL backups that prove themselves, metrics and alerts that mean something.
 
     Start with `onevault demo` (everything from nothing, two minutes), then `onevault doctor`.
     """
@@ -213,7 +198,7 @@ def backups(server: str | None, limit: int, json_output: bool) -> None:
 
     with sentences():
         entries = tables.catalog(server, limit)
-        click.echo(_dump(tables.plain(entries))) if json_output else tables.show_catalog(entries)
+        click.echo(dump(tables.plain(entries))) if json_output else tables.show_catalog(entries)
 
 
 @cli.command()
@@ -225,7 +210,7 @@ def doctor(json_output: bool) -> None:
 
     with sentences():
         found = checks.diagnose()
-        click.echo(_dump(tables.plain(found))) if json_output else tables.show(checks.render(found))
+        click.echo(dump(tables.plain(found))) if json_output else tables.show(checks.render(found))
         sys.exit(EXIT_FAILED if any(check.state is checks.State.FAIL for check in found) else 0)
 
 
@@ -237,7 +222,7 @@ def config(json_output: bool) -> None:
 
     with sentences():
         settings = [*tables.settings(), *saved_blocks.listed()]
-        click.echo(_dump(tables.plain(settings))) if json_output else tables.show(
+        click.echo(dump(tables.plain(settings))) if json_output else tables.show(
             tables.settings_table(settings)
         )
 
@@ -266,6 +251,7 @@ def register(environment: str, name: str) -> None:
     \b
     Reads from the environment, never from the command line:
       ONEVAULT_SERVER_URL           postgresql://user:password@host:port/database
+      ONEVAULT_METRICS_URL          the same with the role that reads metrics, if it is another one
       ONEVAULT_STORE                the directory that receives the backups
       ONEVAULT_KEYRING              the directory that holds the keys
       ONEVAULT_RECOVERY_RECIPIENTS  age1... public halves of offline keys (production needs one)
@@ -287,6 +273,10 @@ def rotate_key(keyring: str) -> None:
         click.echo(restoring.rotate(keyring))
 
 
+for _command in COMMANDS:
+    cli.add_command(_command)
+
+
 def main() -> None:
     """Run the command line."""
     # The log goes to Prefect; on the terminal it would bury the result. Set before anything imports Prefect.
@@ -297,7 +287,7 @@ def main() -> None:
 def _report(report: Any, json_output: bool) -> None:
     if json_output:
         click.echo(
-            _dump(
+            dump(
                 {
                     "backup_id": report.backup_id,
                     "outcome": report.outcome.value,
@@ -314,5 +304,5 @@ def _report(report: Any, json_output: bool) -> None:
         click.secho(report.sentence, fg="green")
 
 
-def _dump(value: Any) -> str:
-    return json.dumps(value, indent=2, default=str)
+if __name__ == "__main__":
+    main()

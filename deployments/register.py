@@ -29,6 +29,8 @@ WORK_POOL = "onevault"
 
 BlockT = TypeVar("BlockT", bound=Block)
 
+_BESIDES_THE_URL = ("metrics_user", "metrics_password", "tenant", "pooled_host", "pooled_port")
+
 _KINDS: tuple[type[Block], ...] = (EnvironmentProfile, LocalKeyring, LocalStore, PostgresServer)
 
 
@@ -40,12 +42,14 @@ class Wishes:
     store_directory: Path | None = None
     keyring_directory: Path | None = None
     recovery_recipients: Sequence[str] | None = None
+    metrics_login: PostgresServer | None = None
 
 
 def wishes_from(environ: Mapping[str, str] = os.environ) -> Wishes:
-    """Read ONEVAULT_SERVER_URL, ONEVAULT_STORE, ONEVAULT_KEYRING and ONEVAULT_RECOVERY_RECIPIENTS.
+    """Read ONEVAULT_SERVER_URL, ONEVAULT_METRICS_URL, ONEVAULT_STORE, ONEVAULT_KEYRING and ONEVAULT_RECOVERY_RECIPIENTS.
 
-    The first is a connection string, the next two are directories, the last are age1... keys, separated by commas.
+    The first two are connection strings (of the second, user and password count), then come two directories, and
+    age1... keys, separated by commas.
     """
 
     def path(name: str) -> Path | None:
@@ -55,11 +59,13 @@ def wishes_from(environ: Mapping[str, str] = os.environ) -> Wishes:
         environ.get("ONEVAULT_SERVER_URL"),
         environ.get("ONEVAULT_RECOVERY_RECIPIENTS"),
     )
+    metrics = environ.get("ONEVAULT_METRICS_URL")
     return Wishes(
         PostgresServer.from_conninfo(url) if url else None,
         path("ONEVAULT_STORE"),
         path("ONEVAULT_KEYRING"),
         recipients.replace(",", " ").split() if recipients else None,
+        PostgresServer.from_conninfo(metrics) if metrics else None,
     )
 
 
@@ -102,8 +108,19 @@ def _wanted(wishes: Wishes, name: str) -> tuple[LocalStore, LocalKeyring, Postgr
     return (
         LocalStore(directory=store_directory),
         LocalKeyring(directory=keyring_directory, recovery_recipients=list(recipients)),
-        wishes.server or _saved(PostgresServer, name),
+        _server(wishes, _saved(PostgresServer, name)),
     )
+
+
+def _server(wishes: Wishes, saved: PostgresServer | None) -> PostgresServer | None:
+    server = wishes.server or saved
+    if server is None:
+        return None
+    # A new connection string says nothing of what else the block holds.
+    kept = {name: getattr(saved or server, name) for name in _BESIDES_THE_URL}
+    if login := wishes.metrics_login:
+        kept |= {"metrics_user": login.user, "metrics_password": login.password}
+    return server.model_copy(update=kept)
 
 
 def _setup(server: PostgresServer, keyring: LocalKeyring) -> Setup:

@@ -13,6 +13,7 @@ EXIT_USAGE = 2
 EXIT_TRY_AGAIN = 3
 EXIT_DAMAGED = 4
 EXIT_SKIPPED = 5
+EXIT_FIRING = 6
 
 CODES = f"""\b
 Exit codes:
@@ -21,7 +22,8 @@ Exit codes:
   {EXIT_USAGE}  wrong usage
   {EXIT_TRY_AGAIN}  something did not answer; try again later
   {EXIT_DAMAGED}  a copy is damaged or did not restore equal to its source
-  {EXIT_SKIPPED}  outside the maintenance window; nothing was done
+  {EXIT_SKIPPED}  outside the maintenance window, or another one is at work; nothing was done
+  {EXIT_FIRING}  an alert of severity HIGH or CRITICAL is open (status --check)
 """
 
 

@@ -29,9 +29,11 @@ _MEGABYTE = 1e6
 _URL_FILE = "ONEVAULT_VAULT_URL_FILE"
 _KNOWN_SETTINGS = (
     "KEYRING",
+    "METRICS_URL",
     "NO_PROGRESS",
     "PYTHON",
     "RECOVERY_RECIPIENTS",
+    "RULES",
     "SERVER_URL",
     "STORE",
     "TEST_PG",
@@ -94,7 +96,7 @@ def plain(values: Iterable[Any]) -> list[dict[str, Any]]:
 
 def catalog(server: str | None, limit: int) -> list[CatalogEntry]:
     """Read the catalog from the vault; an embedded vault that was never made is an empty catalog."""
-    url = vault.vault_url() or _embedded_url()
+    url = existing_vault_url()
     if url is None:
         return []
     with vault.connect(url) as connection:
@@ -190,6 +192,11 @@ def _setting(name: str, otherwise: str) -> Setting:
     return Setting(
         name, redact(given) if given else otherwise, "environment" if given else "default"
     )
+
+
+def existing_vault_url() -> str | None:
+    """Return where the vault is; None when none is configured and the embedded one was never made."""
+    return vault.vault_url() or _embedded_url()
 
 
 def _embedded_url() -> str | None:

@@ -1,7 +1,7 @@
 """Connecting to PostgreSQL politely: named, with time limits, and with errors a person can act on."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import LiteralString
 
@@ -46,9 +46,9 @@ def connect(  # noqa: PLR0913 - each of these is a fact of the session
     Raises Unavailable when the server does not answer and Refused when it says no; both sentences
     name host, port, database and user, and never the password.
     """
-    parts: _Parts = {**_DEFAULTS, **_parse(conninfo), "application_name": application_name}
-    parts["options"] = _options(
-        str(parts.get("options") or ""),
+    parts = _parts_of(
+        conninfo,
+        application_name,
         statement_timeout=statement_timeout_ms,
         lock_timeout=lock_timeout_ms,
         idle_in_transaction_session_timeout=idle_in_transaction_timeout_ms,
@@ -57,6 +57,31 @@ def connect(  # noqa: PLR0913 - each of these is a fact of the session
         parts["replication"] = "true"
     try:
         return psycopg.connect(make_conninfo("", **parts), autocommit=autocommit)
+    except psycopg.OperationalError as error:
+        raise _not_connected(error, parts) from None
+
+
+async def connect_async(
+    conninfo: str,
+    *,
+    application_name: str = "onevault",
+    statement_timeout_ms: int = 60_000,
+    lock_timeout_ms: int = 5_000,
+    settings: Mapping[str, int | str] | None = None,
+) -> psycopg.AsyncConnection:
+    """Open an autocommit session for asyncio, under the rules and with the errors of connect().
+
+    settings are further settings of the session; their values have no spaces.
+    """
+    parts = _parts_of(
+        conninfo,
+        application_name,
+        statement_timeout=statement_timeout_ms,
+        lock_timeout=lock_timeout_ms,
+        **(settings or {}),
+    )
+    try:
+        return await psycopg.AsyncConnection.connect(make_conninfo("", **parts), autocommit=True)
     except psycopg.OperationalError as error:
         raise _not_connected(error, parts) from None
 
@@ -117,7 +142,13 @@ def _parse(conninfo: str) -> _Parts:
     return parts
 
 
-def _options(given: str, **settings: int) -> str:
+def _parts_of(conninfo: str, application_name: str, **settings: int | str) -> _Parts:
+    parts: _Parts = {**_DEFAULTS, **_parse(conninfo), "application_name": application_name}
+    parts["options"] = _options(str(parts.get("options") or ""), **settings)
+    return parts
+
+
+def _options(given: str, **settings: int | str) -> str:
     return " ".join([given, *(f"-c {name}={value}" for name, value in settings.items())]).strip()
 
 

@@ -74,10 +74,11 @@ class Setup:
     """What an installation is set up with, as far as a profile has a say.
 
     server_host is where the looked-after server is reached; a directory of Unix sockets needs no TLS. server_tls says
-    whether a connection to it was found to be encrypted; None means that nobody looked.
+    whether a connection to it was found to be encrypted; None means that nobody looked. Without recovery_recipients
+    there is no keyring in what is about to be done.
     """
 
-    recovery_recipients: int
+    recovery_recipients: int | None
     server_host: str
     server_sslmode: str
     vault_is_embedded: bool
@@ -158,7 +159,7 @@ def _weak_setup(profile: Profile, setup: Setup) -> Iterator[str]:
         yield "Encryption of backups is off. Turn it on."
     if profile.verification_required and not setup.verification:
         yield "Verification of backups is off. Turn it on: a backup that was never restored proves nothing."
-    if profile.recovery_recipient_required and not setup.recovery_recipients:
+    if profile.recovery_recipient_required and setup.recovery_recipients == 0:
         yield "The keyring has no recovery recipient. Make an offline key (age-keygen) and add its public half."
     if setup.vault_is_embedded and not profile.embedded_server_allowed:
         yield "The vault is the embedded server. Set ONEVAULT_VAULT_URL to a PostgreSQL server of your own."

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import httpx
 import psycopg
 from prefect.blocks.core import Block
-from prefect.exceptions import PrefectException
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound, PrefectException
 
 from blocks.keyring import Keyring, LocalKeyring
+from blocks.pgbouncer import PgBouncerConsole
 from blocks.postgres import PostgresServer
 from blocks.storage.base import BackupStore
 from blocks.storage.local import LocalStore
@@ -74,6 +77,25 @@ def open_server(name: str) -> NamedServer:
     return NamedServer(name, _load(name, (PostgresServer,), "server"))
 
 
+def server_names() -> list[str]:
+    """List the names of the servers' blocks; Unavailable when the Prefect API does not answer."""
+    try:
+        with get_client(sync_client=True) as client:
+            documents = client.read_block_documents_by_type(
+                PostgresServer.get_block_type_slug(), include_secrets=False
+            )
+    except ObjectNotFound:
+        return []
+    except (PrefectException, httpx.HTTPError, OSError) as error:
+        raise _silent(error) from error
+    return sorted(document.name for document in documents if document.name)
+
+
+def open_pgbouncer(name: str) -> PgBouncerConsole | None:
+    """Open the PgBouncer console whose block has the server's name; None when there is none."""
+    return _found(name, PgBouncerConsole)
+
+
 def open_store(name: str) -> BackupStore:
     """Open a store by its directory or its block; `default` without a block is a directory in the home directory."""
     if directory := _directory(name):
@@ -126,6 +148,18 @@ def open_vault() -> "psycopg.Connection[Any]":
     return opened
 
 
+def demand_connection(block: PostgresServer) -> None:
+    """Refuse a connection, or an embedded vault, that is weaker than the environment demands."""
+    profile = load_profile(current_environment())
+    setup = Setup(
+        recovery_recipients=None,
+        server_host=block.host,
+        server_sslmode=block.sslmode,
+        vault_is_embedded=vault.vault_url() is None,
+    )
+    refuse_weaknesses(profile, setup)
+
+
 def demand_environment(server: NamedServer, keyring: Keyring, *, verification: bool) -> int:
     """Refuse what the environment does not allow, all of it in one message; return its retention in days."""
     profile = load_profile(current_environment())
@@ -161,6 +195,11 @@ def _found(name: str, kind: type[BlockT]) -> BlockT | None:
         return cast("BlockT", kind.load(name, _sync=True))  # type: ignore[call-arg]
     except ValueError:  # Prefect's word for "no such block"
         return None
-    except (PrefectException, OSError) as error:
-        message = f"The Prefect API does not answer ({type(error).__name__}): check PREFECT_API_URL and `prefect server start`."
-        raise Unavailable(message) from error
+    except (PrefectException, httpx.HTTPError, OSError) as error:
+        raise _silent(error) from error
+
+
+def _silent(error: Exception) -> Unavailable:
+    return Unavailable(
+        f"The Prefect API does not answer ({type(error).__name__}): check PREFECT_API_URL and `prefect server start`."
+    )

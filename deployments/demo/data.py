@@ -33,9 +33,10 @@ def load(server: EmbeddedServer, scale: int) -> str:
     return f"{DATABASE}: {size}, {tables} tables"
 
 
-def _run(server: EmbeddedServer, program: str, arguments: list[str]) -> None:
+def environment(server: EmbeddedServer) -> dict[str, str]:
+    """Return the variables that lead a client program to the demo's database."""
     parts = conninfo_to_dict(server.url(DATABASE))
-    environment = {
+    return {
         "PGHOST": str(parts["host"]),
         "PGPORT": str(parts["port"]),
         "PGUSER": str(parts["user"]),
@@ -44,12 +45,18 @@ def _run(server: EmbeddedServer, program: str, arguments: list[str]) -> None:
         "PGPASSWORD": str(parts["password"]),
         "PGCLIENTENCODING": "UTF8",
     }
+
+
+def _run(server: EmbeddedServer, program: str, arguments: list[str]) -> None:
     processes.run(
-        [_tool(server.major, program), *arguments], env=environment, timeout_seconds=_LOAD_SECONDS
+        [tool(server.major, program), *arguments],
+        env=environment(server),
+        timeout_seconds=_LOAD_SECONDS,
     )
 
 
-def _tool(major: int, program: str) -> Path:
+def tool(major: int, program: str) -> Path:
+    """Find a client program of this major version; Refused without one."""
     for installation in discover():
         path = installation.bin_dir / program
         if installation.major == major and path.exists():

@@ -1,4 +1,4 @@
-"""The Prefect server and the worker of the demo: started in the background, stopped by `onevault down`."""
+"""The Prefect server, the worker and the collector of the demo: started in the background, stopped by `onevault down`."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -48,6 +48,7 @@ class Services:
     port: int
     server_pid: int
     worker_pid: int | None = None
+    collector_pid: int | None = None
 
     @property
     def api_url(self) -> str:
@@ -75,7 +76,7 @@ def start_server() -> Services:
         | {"PREFECT_SERVER_UI_STATIC_DIRECTORY": str(_folder() / "pages")}
     )
     pid = _start(
-        ["server", "start", "--host", "127.0.0.1", "--port", str(port)],
+        _prefect("server", "start", "--host", "127.0.0.1", "--port", str(port)),
         environment,
         "prefect-server",
     )
@@ -109,11 +110,22 @@ def start_worker(services: Services) -> Services:
     """Start a worker for the pool `onevault`, so that deployments run when somebody asks for them."""
     if services.worker_pid and _is_ours(services.worker_pid):
         return services
-    argv = ["worker", "start", "--pool", "onevault", "--type", "process", "--name", "demo"]
+    argv = _prefect("worker", "start", "--pool", "onevault", "--type", "process", "--name", "demo")
     # Prefect's workers keep runs in one folder for all users, which only the first of them may write to.
     folder = {"TMPDIR": str(make_folder(_folder() / "worker", 0o700))}
     pid = _start(argv, _environment(services.api_url) | folder, "prefect-worker")
-    started = Services(services.port, services.server_pid, pid)
+    started = replace(services, worker_pid=pid)
+    _write(started)
+    return started
+
+
+def start_collector(services: Services, server: str) -> Services:
+    """Start a collector that watches this server, in the background."""
+    if services.collector_pid and _is_ours(services.collector_pid):
+        return services
+    argv = [sys.executable, "-m", "deployments.cli", "watch", server]
+    pid = _start(argv, _environment(services.api_url), "collector")
+    started = replace(services, collector_pid=pid)
     _write(started)
     return started
 
@@ -164,9 +176,13 @@ def _stop_prefect() -> Iterator[str]:
     services = _read()
     if services is None:
         return
-    for name, pid in (("worker", services.worker_pid), ("server", services.server_pid)):
+    for name, pid in (
+        ("collector", services.collector_pid),
+        ("Prefect worker", services.worker_pid),
+        ("Prefect server", services.server_pid),
+    ):
         if pid and _stop(pid):
-            yield f"stopped the Prefect {name}"
+            yield f"stopped the {name}"
 
 
 def _stop_postgres() -> Iterator[str]:
@@ -198,10 +214,14 @@ def _folder() -> Path:
     return make_folder(home() / "demo", 0o700)
 
 
-def _start(arguments: list[str], environment: dict[str, str], name: str) -> int:
+def _prefect(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "prefect", *arguments]
+
+
+def _start(argv: list[str], environment: dict[str, str], name: str) -> int:
     with (_folder() / f"{name}.log").open("ab") as log:
         process = start(
-            [sys.executable, "-m", "prefect", *arguments],
+            argv,
             env=environment,
             stdout=log,
             stderr=log,
@@ -225,7 +245,9 @@ def _write(services: Services) -> None:
 def _is_ours(pid: int) -> bool:
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and "prefect" in " ".join(process.cmdline())
+        return process.status() != psutil.STATUS_ZOMBIE and any(
+            each in " ".join(process.cmdline()) for each in ("prefect", "deployments.cli")
+        )
     return False
 
 

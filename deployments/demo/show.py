@@ -1,4 +1,4 @@
-"""`onevault demo`: from nothing to a proven backup and a damaged copy that is caught."""
+"""`onevault demo`: from nothing to proven backups, a damaged copy that is caught, and faults that become alerts."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from deployments.demo import data, services
+from deployments.demo import data, monitoring, services
 from deployments.demo.services import Services
 from tasks import embedded
 from tasks.embedded import EmbeddedServer
@@ -45,7 +45,7 @@ def _scenes(console: Console, scale: int) -> bool:
     with _scene(console, "Prefect server, starting in the background"):
         running = services.start_server()
     with _scene(console, "a private PostgreSQL as source, another as vault"):
-        source = embedded.ensure(SERVER)
+        source, metrics_password = monitoring.prepare(embedded.ensure(SERVER))
         embedded.ensure("vault")
     with _scene(console, "a database that is awkward on purpose, plus pgbench"):
         console.print(f"   {data.load(source, scale)} on PostgreSQL {source.major}")
@@ -53,26 +53,38 @@ def _scenes(console: Console, scale: int) -> bool:
         services.wait_until_ready(running)
         services.point_here(running)
     with _scene(console, "blocks, work pool, schedules"):
-        deploying = _register(source, running)
+        deploying = _register(source, metrics_password, running)
     reports = [
         _backup(console, "logical", data.DATABASE),
         _backup(console, "physical", None),
     ]
     caught = _damage(console, reports[0].backup_id)
+    running = monitoring.start(running, SERVER)
+    with _scene(console, "metrics under load, two faults on purpose, and the alerts they become"):
+        seen = monitoring.show(console, source)
     with _scene(console, "schedules and worker"):
         _wait(deploying)
-        services.start_worker(running)
+        running = services.start_worker(running)
     _summary(console, reports, running)
-    return caught and all(report.outcome.value == "PASS" for report in reports)
+    return caught and seen and all(report.outcome.value == "PASS" for report in reports)
 
 
-def _register(source: EmbeddedServer, running: Services) -> Process:
+def _register(source: EmbeddedServer, metrics_password: str, running: Services) -> Process:
+    from pydantic import SecretStr
+
     from blocks.postgres import PostgresServer
     from deployments.register import Wishes, register
 
     for name, database in ((SERVER, "postgres"), ("default", data.DATABASE)):
         address = PostgresServer.from_conninfo(source.url(database))
-        register("development", Wishes(address, home() / "store", home() / "keys"), name)
+        login = {"user": monitoring.ROLE, "password": SecretStr(metrics_password)}
+        wishes = Wishes(
+            address,
+            home() / "store",
+            home() / "keys",
+            metrics_login=address.model_copy(update=login),
+        )
+        register("development", wishes, name)
     return start(services.deploy_command(), env=services.environment(running), cwd=_CHECKOUT)
 
 
@@ -129,6 +141,8 @@ def _summary(console: Console, reports: "list[BackupReport]", running: Services)
         ("certificates as artifacts", f"{running.ui_url}/artifacts"),
         ("deployments and their schedules", f"{running.ui_url}/deployments"),
         ("the catalog again", "./ops run onevault backups"),
+        ("the server's health, alerts", f"./ops run onevault status {SERVER}"),
+        ("its worst statements", f"./ops run onevault top {SERVER}"),
         ("the keys (copy them elsewhere)", str(home() / "keys")),
         ("the backups", str(home() / "store")),
         ("stop everything", "./ops down      (and ./ops down --wipe to delete the data)"),

@@ -99,6 +99,19 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class Derived:
+    """A ratio of the growths of a family's counters: scale * sum(numerator) / sum(denominator).
+
+    It is absent while the denominator did not grow. Its metric is a gauge and has a full name like any other.
+    """
+
+    metric: Metric
+    numerator: tuple[str, ...]
+    denominator: tuple[str, ...]
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Variant:
     """A family's query for servers of this major version and newer."""
 
@@ -129,6 +142,7 @@ class Family:
     runs: Runs = Runs.ANYWHERE
     needs_right: str | None = None
     needs_extension: str | None = None
+    derived: Mapping[str, Derived] = field(default_factory=dict)
 
     def statement(self, server_major: int) -> LiteralString | None:
         """Return the query for a server of this major version, or None when it has no such thing yet."""

@@ -15,6 +15,7 @@ import blocks
 from blocks import x25519
 from blocks.environment import EnvironmentProfile
 from blocks.keyring import LocalKeyring
+from blocks.pgbouncer import PgBouncerConsole
 from blocks.postgres import PostgresServer
 from blocks.storage.local import LocalStore
 from tasks.environment import NAMES, Profile, load_profile
@@ -32,6 +33,9 @@ BLOCKS: dict[str, Block] = {
         password=SecretStr(MARKER),
         role="dba",
         sslmode="verify-full",
+    ),
+    "console": PgBouncerConsole(
+        host="pooler.example.com", user="stats", password=SecretStr(MARKER), sslmode="verify-full"
     ),
     "profile": EnvironmentProfile(**load_profile("production").model_dump()),
 }
@@ -123,7 +127,7 @@ def test_prefect_registers_the_package() -> None:
         text=True,
         check=False,
     )
-    assert "Successfully registered 4 blocks" in done.stdout, done.stdout + done.stderr
+    assert "Successfully registered 5 blocks" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", BLOCKS)

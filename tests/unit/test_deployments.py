@@ -22,7 +22,8 @@ def test_each_deployment_names_a_flow_and_its_pool(deployment: Deployment):
 
 
 def test_a_backup_runs_every_night_and_a_physical_one_every_week():
-    fires = {d.parameters["kind"]: d.schedules[0].fires() for d in DEPLOYMENTS if d.schedules}
+    kinds = [d for d in DEPLOYMENTS if d.schedules and "kind" in d.parameters]
+    fires = {d.parameters["kind"]: d.schedules[0].fires() for d in kinds}
     assert len(fires["logical"]) == 365
     assert len(fires["physical"]) == 52
 

@@ -97,6 +97,24 @@ CREATE TABLE monitoring.metric_daily (
     PRIMARY KEY (series_id, bucket_at)
 ) PARTITION BY RANGE (bucket_at);
 
+-- What the roll-ups have done, and what came in too late for them and is to be done again.
+CREATE TABLE monitoring.roll_up_progress (
+    roll_up text PRIMARY KEY,
+    done_until timestamptz NOT NULL,
+    CONSTRAINT roll_up_known CHECK (roll_up IN ('hourly'))
+);
+COMMENT ON COLUMN monitoring.roll_up_progress.done_until IS 'The end of the last hour that was rolled up.';
+INSERT INTO monitoring.roll_up_progress (roll_up, done_until)
+    VALUES ('hourly', date_trunc('hour', now(), 'UTC') - interval '2 days');
+
+CREATE TABLE monitoring.late_bucket (
+    server_hk bytea NOT NULL REFERENCES monitoring.server_h,
+    bucket_at timestamptz NOT NULL,
+    marked_at timestamptz NOT NULL,
+    PRIMARY KEY (server_hk, bucket_at)
+);
+COMMENT ON TABLE monitoring.late_bucket IS 'Hours that had ended when samples of them came in, as from a buffer.';
+
 CREATE TABLE monitoring.metric_baseline (
     series_id integer NOT NULL REFERENCES monitoring.series,
     metric text NOT NULL,
@@ -253,21 +271,13 @@ CREATE INDEX idx_performance_metric_s_worst
 CREATE TRIGGER set_hash_diff BEFORE INSERT ON monitoring.performance_metric_s
     FOR EACH ROW EXECUTE FUNCTION util.set_hash_diff();
 
--- A tenant sees its own servers and nothing of others'.
-CREATE FUNCTION monitoring.is_own_server(server bytea) RETURNS boolean
-    LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN EXISTS (
-        SELECT FROM monitoring.server_h AS hub
-        WHERE hub.server_hk = server AND hub.tenant_hk = (SELECT util.current_tenant_hk())
-    );
-COMMENT ON FUNCTION monitoring.is_own_server IS 'Tells whether a server belongs to the tenant that app.current_tenant_id names.';
-
+-- A tenant sees its own servers and nothing of others'. The lists of own servers and of own series are made once a query.
 ALTER TABLE monitoring.server_h ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON monitoring.server_h USING (tenant_hk = (SELECT util.current_tenant_hk()));
 ALTER TABLE monitoring.server_s ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own_tenant ON monitoring.server_s USING (monitoring.is_own_server(server_hk));
+CREATE POLICY own_tenant ON monitoring.server_s USING (server_hk IN (SELECT hub.server_hk FROM monitoring.server_h AS hub));
 ALTER TABLE monitoring.series ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own_tenant ON monitoring.series USING (monitoring.is_own_server(server_hk));
+CREATE POLICY own_tenant ON monitoring.series USING (server_hk IN (SELECT hub.server_hk FROM monitoring.server_h AS hub));
 ALTER TABLE monitoring.metric_sample ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON monitoring.metric_sample
     USING (EXISTS (SELECT FROM monitoring.series WHERE series.series_id = metric_sample.series_id));
@@ -284,12 +294,14 @@ ALTER TABLE monitoring.metric_baseline ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON monitoring.metric_baseline
     USING (EXISTS (SELECT FROM monitoring.series WHERE series.series_id = metric_baseline.series_id));
 ALTER TABLE monitoring.family_status ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own_tenant ON monitoring.family_status USING (monitoring.is_own_server(server_hk));
+CREATE POLICY own_tenant ON monitoring.family_status USING (server_hk IN (SELECT hub.server_hk FROM monitoring.server_h AS hub));
 ALTER TABLE monitoring.statement_text ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own_tenant ON monitoring.statement_text USING (monitoring.is_own_server(server_hk));
+CREATE POLICY own_tenant ON monitoring.statement_text USING (server_hk IN (SELECT hub.server_hk FROM monitoring.server_h AS hub));
 ALTER TABLE monitoring.statement_sample ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own_tenant ON monitoring.statement_sample USING (monitoring.is_own_server(server_hk));
+CREATE POLICY own_tenant ON monitoring.statement_sample USING (server_hk IN (SELECT hub.server_hk FROM monitoring.server_h AS hub));
 ALTER TABLE monitoring.statement_snapshot ENABLE ROW LEVEL SECURITY;
+ALTER TABLE monitoring.roll_up_progress ENABLE ROW LEVEL SECURITY;
+ALTER TABLE monitoring.late_bucket ENABLE ROW LEVEL SECURITY;
 ALTER TABLE monitoring.collector ENABLE ROW LEVEL SECURITY;
 ALTER TABLE monitoring.system_health_metric_h ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON monitoring.system_health_metric_h USING (tenant_hk = (SELECT util.current_tenant_hk()));

@@ -61,7 +61,7 @@ CREATE TABLE monitoring.alert_instance_s (
     alert_status varchar(20) NOT NULL,
     urgency_level varchar(20) NOT NULL,
     started_timestamp timestamptz NOT NULL,
-    triggered_timestamp timestamptz,
+    triggered_timestamp timestamptz NOT NULL,
     acknowledged_timestamp timestamptz,
     resolved_timestamp timestamptz,
     trigger_value double precision,
@@ -79,16 +79,17 @@ CREATE TABLE monitoring.alert_instance_s (
     PRIMARY KEY (alert_instance_hk, load_date),
     CHECK (load_end_date >= load_date),
     CONSTRAINT alert_status_known CHECK (
-        alert_status IN ('PENDING', 'OPEN', 'ACKNOWLEDGED', 'ESCALATED', 'SUPPRESSED', 'RESOLVED')
+        alert_status IN ('OPEN', 'ACKNOWLEDGED', 'ESCALATED', 'SUPPRESSED', 'RESOLVED')
     ),
     CONSTRAINT urgency_level_known CHECK (urgency_level IN ('LOW', 'MEDIUM', 'HIGH', 'CRITICAL')),
     CONSTRAINT fingerprint_is_hex CHECK (fingerprint ~ '^[0-9a-f]{64}$'),
-    CONSTRAINT open_means_triggered CHECK (alert_status = 'PENDING' OR triggered_timestamp IS NOT NULL),
+    CONSTRAINT triggered_after_it_started CHECK (triggered_timestamp >= started_timestamp),
     CONSTRAINT resolved_says_when CHECK ((alert_status = 'RESOLVED') = (resolved_timestamp IS NOT NULL)),
     CONSTRAINT suppressed_says_why CHECK (alert_status <> 'SUPPRESSED' OR suppression_reason IS NOT NULL),
     CONSTRAINT escalation_level_in_range CHECK (escalation_level >= 0)
 );
-COMMENT ON COLUMN monitoring.alert_instance_s.alert_status IS 'PENDING: the condition holds, not yet for long enough. OPEN: firing.';
+COMMENT ON COLUMN monitoring.alert_instance_s.alert_status IS
+    'OPEN: firing. A condition that does not hold for long enough yet is no alert: it stands in rule_state alone.';
 CREATE UNIQUE INDEX alert_instance_s_one_version
     ON monitoring.alert_instance_s (alert_instance_hk) WHERE load_end_date IS NULL;
 CREATE UNIQUE INDEX alert_instance_s_one_open_alert
@@ -137,10 +138,15 @@ CREATE INDEX idx_alert_silence_ends_at ON monitoring.alert_silence (ends_at);
 
 CREATE TABLE monitoring.rule_state (
     fingerprint varchar(64) PRIMARY KEY,
+    server_name text NOT NULL,
+    rule_name varchar(200) NOT NULL,
     state jsonb NOT NULL,
-    updated_at timestamptz NOT NULL
+    updated_at timestamptz NOT NULL,
+    CONSTRAINT fingerprint_is_hex CHECK (fingerprint ~ '^[0-9a-f]{64}$')
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE monitoring.rule_state IS 'What an evaluation must remember of a condition that is not an alert: since when it is clear, its last flips.';
+COMMENT ON TABLE monitoring.rule_state IS
+    'What an evaluation must remember of a condition: since when each level holds or is clear, its last flips, what people heard.';
+CREATE INDEX idx_rule_state_server ON monitoring.rule_state (server_name);
 
 ALTER TABLE monitoring.alert_definition_h ENABLE ROW LEVEL SECURITY;
 CREATE POLICY readable ON monitoring.alert_definition_h

@@ -1,0 +1,211 @@
+"""`onevault status`: the fleet on one screen, or one server in full."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from deployments import tables
+from deployments.monitoring.vault_door import opened_vault
+from deployments.monitoring.wording import ago, amount, named, styled
+from tasks.alerts import baselines
+from tasks.alerts import reading as alert_reading
+from tasks.alerts.baselines import Anomaly
+from tasks.alerts.models import Alert, Severity
+from tasks.errors import Refused
+from tasks.metrics import reading, store
+from tasks.metrics.models import FamilyState
+from tasks.metrics.reading import FamilyRow, HealthRow, SeriesRow, ServerRow
+from tasks.metrics.store import CollectorRow
+
+_STALE_SECONDS = 60.0
+_URGENT = frozenset({Severity.HIGH, Severity.CRITICAL})
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the vault knows of a server, or of all."""
+
+    server: str | None
+    fleet: Sequence[ServerRow]
+    alerts: Sequence[Alert]
+    collectors: Sequence[CollectorRow]
+    health: Sequence[HealthRow] = ()
+    metrics: Sequence[SeriesRow] = ()
+    families: Sequence[FamilyRow] = ()
+    anomalies: Sequence[Anomaly] = ()
+
+    @property
+    def is_firing(self) -> bool:
+        """Tell whether an alert is open that cannot wait."""
+        return any(alert.severity in _URGENT for alert in self.alerts)
+
+
+def read(server: str | None) -> Status:
+    """Read the vault; Refused for a server that was never collected from."""
+    with opened_vault() as conn:
+        fleet = reading.fleet(conn, server)
+        if server and not fleet:
+            message = f"Nothing was ever collected from a server named {server}: `onevault status` lists those that were."
+            raise Refused(message)
+        alerts = alert_reading.open_alerts(conn, server)
+        beats = store.collectors(conn)
+        if server is None:
+            return Status(None, fleet, alerts, beats)
+        return Status(
+            server,
+            fleet,
+            alerts,
+            beats,
+            reading.health(conn, server),
+            reading.server_metrics(conn, server),
+            reading.families_not_ok(conn, server),
+            baselines.anomalies(conn, server, datetime.now(UTC)),
+        )
+
+
+def plain(status: Status) -> dict[str, Any]:
+    """Return it as JSON values."""
+    return {
+        field.name: tables.plain(value) if isinstance(value, list | tuple) else value
+        for field in dataclasses.fields(status)
+        if (value := getattr(status, field.name)) or field.name in {"fleet", "alerts"}
+    }
+
+
+def show(status: Status) -> None:
+    """Print it."""
+    tables.show(Group(*_parts(status)))
+
+
+def _parts(status: Status) -> Iterator[RenderableType]:
+    yield fleet_table(status.fleet)
+    yield from _collector_lines(status.collectors)
+    yield alerts_table(status.alerts)
+    if status.server is None:
+        return
+    yield health_table(status.health, status.metrics)
+    if faults := [row for row in status.families if row.state is not FamilyState.NOT_APPLICABLE]:
+        yield _families_table(faults)
+    for family in (row for row in status.families if row.state is FamilyState.NOT_APPLICABLE):
+        yield Text(f"unknown, {family.family}: {family.message}", style="dim")
+    for each in status.anomalies:
+        yield Text(
+            f"unusual for this hour of the week: {each.metric} {named(each.labels)} is {each.value:,.4g},"
+            f" usually {each.low:,.4g} to {each.high:,.4g}"
+        )
+
+
+def fleet_table(rows: Sequence[ServerRow]) -> Table:
+    """Return one line for each server."""
+    table = _table(
+        "servers", "server", "state", "role", "PostgreSQL", "last sample", "worst alert", "metrics"
+    )
+    for row in rows:
+        counts = {"CRITICAL": row.critical, "WARNING": row.warning, "UNKNOWN": row.unknown}
+        told = [f"{count} {styled(word)}" for word, count in counts.items() if count]
+        worst = f"{styled(row.worst_alert)} of {row.open_alerts}" if row.worst_alert else "none"
+        table.add_row(
+            escape(row.server),
+            _up(row),
+            row.role,
+            escape((row.server_version or "?").split(" ")[0]),
+            f"{ago(row.age_seconds)} ago" if row.age_seconds is not None else "never",
+            worst,
+            ", ".join(told) or styled("NORMAL"),
+        )
+    return table
+
+
+def _up(row: ServerRow) -> str:
+    if row.age_seconds is None or row.age_seconds > _STALE_SECONDS:
+        return "[magenta]unknown[/magenta]"
+    return "[green]up[/green]" if row.is_up else "[bold red]DOWN[/bold red]"
+
+
+def _collector_lines(collectors: Sequence[CollectorRow]) -> Iterator[Text]:
+    for row in collectors:
+        alive = row.age_seconds <= _STALE_SECONDS
+        waiting = f", {row.buffered_rows:,} rows wait for the vault" if row.buffered_rows else ""
+        lost = f", {row.lost_rows:,} rows lost" if row.lost_rows else ""
+        said = f"collector on {row.host}: {row.servers} servers, alive {ago(row.age_seconds)} ago{waiting}{lost}"
+        if not alive:
+            said += (
+                ": it is gone; `onevault watch`, or the deployment watch-servers/watch, starts one"
+            )
+        yield Text(said, style="dim" if alive and not lost else "yellow")
+
+
+def alerts_table(alerts: Sequence[Alert]) -> RenderableType:
+    """Return the open alerts, worst first."""
+    if not alerts:
+        return Text("no open alerts", style="green")
+    table = _table("open alerts", "severity", "since", "server", "alert", "id")
+    for alert in alerts:
+        about = alert.summary + (
+            f" ({alert.suppression_reason})" if alert.suppression_reason else ""
+        )
+        table.add_row(
+            styled(alert.severity.value),
+            f"{alert.triggered_at.astimezone(UTC):%m-%d %H:%M:%S}",
+            escape(alert.server),
+            f"{escape(about)}{' [dim]acknowledged[/dim]' if alert.acknowledged_at else ''}",
+            alert.fingerprint[:8],
+        )
+    return table
+
+
+def health_table(rows: Sequence[HealthRow], metrics: Iterable[SeriesRow]) -> Table:
+    """Return the health metrics, worst first, with the values as they are now."""
+    now = {(row.family, _key(row.labels)): row for row in metrics}
+    table = _table("health", "status", "metric", "object", "now", "warning", "critical", "age")
+    for row in rows:
+        family, _, name = row.metric.partition(".")
+        series = now.get((family, _key(row.labels)))
+        value = series.values.get(name) if series else None
+        unit = row.unit
+        table.add_row(
+            styled(row.status.value),
+            row.metric,
+            escape(named(row.labels)),
+            amount(value, unit),
+            _threshold(row.threshold_warning, unit),
+            _threshold(row.threshold_critical, unit),
+            ago(series.age_seconds) if series else "",
+        )
+    return table
+
+
+def _families_table(rows: Sequence[FamilyRow]) -> Table:
+    table = _table("cannot be read", "family", "database", "state", "why", "last answer")
+    for row in rows:
+        table.add_row(
+            row.family,
+            escape(row.database),
+            row.state.value,
+            escape(row.message),
+            f"{ago(row.age_seconds)} ago" if row.age_seconds is not None else "never",
+        )
+    return table
+
+
+def _threshold(value: float | None, unit: str) -> str:
+    return "" if value is None else amount(value, unit)
+
+
+def _key(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(labels.items()))
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table

@@ -1,0 +1,60 @@
+"""How numbers and ages are written for people."""
+
+from collections.abc import Mapping
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_KILO = 1024.0
+_STYLE = {
+    "CRITICAL": "bold red",
+    "HIGH": "red",
+    "WARNING": "yellow",
+    "MEDIUM": "yellow",
+    "UNKNOWN": "magenta",
+    "LOW": "cyan",
+    "NORMAL": "green",
+}
+
+
+def ago(seconds: float | None) -> str:
+    """Write an age: 4 s, 12 min, 3.5 h, 2.1 d."""
+    if seconds is None:
+        return "never"
+    for unit, size in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def amount(value: float | None, unit: str) -> str:
+    """Write a number with its unit; bytes and seconds in the unit that reads best."""
+    if value is None:
+        return "unknown"
+    if unit == "bytes":
+        return _bytes(value)
+    if unit == "seconds":
+        return ago(value) if value >= 1 else f"{1000 * value:.3g} ms"
+    if unit in {"1", "", "boolean"}:
+        return f"{value:,.6g}"
+    return f"{value:,.1f} %" if unit in {"percent", "%"} else f"{value:,.6g} {unit}"
+
+
+def _bytes(value: float) -> str:
+    size = value
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size) < _KILO:
+            return f"{size:.3g} {unit}"
+        size /= _KILO
+    return f"{size:,.3g} TB"
+
+
+def named(labels: Mapping[str, str]) -> str:
+    """Write an object's labels on one line; empty for the server itself."""
+    return ", ".join(f"{name} {value}" for name, value in sorted(labels.items()))
+
+
+def styled(word: str | None) -> str:
+    """Colour a status or a severity."""
+    if word is None:
+        return "-"
+    style = _STYLE.get(word)
+    return f"[{style}]{word}[/{style}]" if style else word

@@ -1,0 +1,95 @@
+"""From readings to alerts: a level is pending until it has held for long enough, and ends only when it is clear.
+
+Time is that of the readings: the same reading seen twice changes nothing, and one reading never shows that something
+lasted. What is unknown changes nothing either.
+"""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from tasks.alerts import flapping
+from tasks.alerts.conditions import Stand, stand
+from tasks.alerts.flapping import FlapControl
+from tasks.alerts.models import Alert, Level, LevelMemory, Memory, Reading, Rule, Severity
+
+
+def step(
+    rule: Rule, memory: Memory, reading: Reading, longest_gap: timedelta, control: FlapControl
+) -> Memory:
+    """Return what is remembered after a reading.
+
+    After a gap longer than longest_gap nobody knows what was in between: what was counting starts again.
+    """
+    memory = _of_rule(rule, memory)
+    if reading.value is None and reading.applies:
+        return memory
+    if memory.last_at is not None and reading.at <= memory.last_at:
+        return memory
+    gap = memory.last_at is not None and reading.at - memory.last_at > longest_gap
+    was_on = memory.worst is not None
+    levels = {
+        level.severity: _level(rule, level, _restarted(memory.levels[level.severity], gap), reading)
+        for level in rule.levels
+    }
+    stepped = replace(memory, levels=levels, last_at=reading.at)
+    stepped = flapping.watch(stepped, was_on, reading.at, control)
+    return replace(stepped, held=_held(stepped))
+
+
+def recall(memory: Memory | None, alert: Alert | None, rule: Rule, server: str) -> Memory:
+    """Return the memory to go on from: the tables of alerts are right when the two differ."""
+    if memory is None:
+        labels = alert.labels if alert else {}
+        memory = Memory(rule.name, server, labels)
+    held = alert.severity if alert else None
+    if memory.held == held:
+        return memory
+    levels = {
+        level.severity: LevelMemory(active=held is not None and level.severity.rank <= held.rank)
+        for level in rule.levels
+    }
+    return replace(memory, levels=levels, held=held, notified_episode=_was_told(alert))
+
+
+def pending_since(memory: Memory) -> datetime | None:
+    """Return since when a level holds that has not held for long enough yet."""
+    begun = [level.since for level in memory.levels.values() if level.since and not level.active]
+    return min(begun) if begun else None
+
+
+def _was_told(alert: Alert | None) -> bool:
+    return alert is not None and alert.last_notified_at is not None
+
+
+def _of_rule(rule: Rule, memory: Memory) -> Memory:
+    """Forget levels that the rule does not have any more, and begin those it has got."""
+    levels = {
+        level.severity: memory.levels.get(level.severity, LevelMemory()) for level in rule.levels
+    }
+    return replace(memory, levels=levels)
+
+
+def _restarted(memory: LevelMemory, gap: bool) -> LevelMemory:
+    if not gap:
+        return memory
+    return replace(memory, since=memory.since if memory.active else None, clear_since=None)
+
+
+def _level(rule: Rule, level: Level, memory: LevelMemory, reading: Reading) -> LevelMemory:
+    stands = stand(rule, level, reading)
+    if memory.active:
+        if stands is not Stand.CLEARS:
+            return replace(memory, clear_since=None)
+        clear_since = memory.clear_since or reading.at
+        is_clear = reading.at - clear_since >= rule.clear_for
+        return LevelMemory() if is_clear else replace(memory, clear_since=clear_since)
+    if stands is not Stand.HOLDS:
+        return LevelMemory()
+    since = memory.since or reading.at
+    return LevelMemory(since=since, active=reading.at - since >= level.lasting)
+
+
+def _held(memory: Memory) -> Severity | None:
+    if memory.worst is None and memory.is_flapping:
+        return memory.held
+    return memory.worst

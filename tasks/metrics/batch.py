@@ -1,0 +1,149 @@
+"""Families asked in one pipelined batch, and rows made into observations."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from tasks import queries
+from tasks.metrics.models import Family, FamilyState, Level, Observation
+from tasks.redaction import redact
+
+STATEMENTS = queries.load(Path(__file__).with_name("session.sql"))
+STATEMENT_TIMEOUT_MS = 5_000
+"""The session's own time limit; a family with another one has it set in the same batch."""
+
+Row = Mapping[str, Any]
+
+# A right, a function, a relation or a column is not there; the server cannot do it; it is not in the state for it.
+_REFUSED = ("42", "0A", "55000")
+_LOST = ("08", "57P01", "57P02", "57P03", "57P05", "25P03")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A family and the query to ask it by."""
+
+    family: Family
+    query: LiteralString | sql.Composed
+    timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a server was at the moment of a batch."""
+
+    is_in_recovery: bool
+    postmaster_started_at: datetime
+    counters_began_at: datetime | None
+
+    @property
+    def epoch(self) -> str:
+        """Return what changes with every restart, and with every crash."""
+        began = self.counters_began_at.isoformat() if self.counters_began_at else ""
+        return f"{self.postmaster_started_at.isoformat()}/{began}"
+
+
+async def send(
+    conn: psycopg.AsyncConnection, asks: Sequence[Ask], *, prepare: bool | None = None
+) -> tuple[Standing, list[list[Row]]]:
+    """Ask for all of it in one pipeline, which the server runs as one transaction, and return each family's rows.
+
+    Raises psycopg.Error of the first statement that failed; then there are no rows at all.
+    """
+    try:
+        return await _send(conn, asks, prepare)
+    except UnicodeDecodeError:
+        message = "the answer is not text in UTF-8"
+        raise psycopg.DataError(message) from None
+
+
+async def _send(
+    conn: psycopg.AsyncConnection, asks: Sequence[Ask], prepare: bool | None
+) -> tuple[Standing, list[list[Row]]]:
+    major, cursors, limit = conn.info.server_version // 10_000, [], STATEMENT_TIMEOUT_MS
+    async with conn.pipeline(), conn.cursor(row_factory=dict_row) as first:
+        await first.execute(STATEMENTS.get("standing", major))
+        for ask in asks:
+            if ask.timeout_ms != limit:
+                limit = ask.timeout_ms
+                await _limit_statement(conn, major, limit)
+            cursor = conn.cursor(row_factory=dict_row)
+            cursors.append(await cursor.execute(ask.query, prepare=prepare))
+        standing = await first.fetchall()
+    return Standing(**standing[0]), [list(await cursor.fetchall()) for cursor in cursors]
+
+
+async def _limit_statement(conn: psycopg.AsyncConnection, major: int, milliseconds: int) -> None:
+    statement = STATEMENTS.get("limit_statement", major)
+    await conn.execute(statement, {"milliseconds": str(milliseconds)})
+
+
+def compose(
+    family: Family, text: LiteralString, schema: str | None
+) -> LiteralString | sql.Composed:
+    """Put the schema of a family's extension where its query says `{extension}`; else return the query as it is."""
+    if schema is None or family.needs_extension is None:
+        return text
+    return sql.SQL(text).format(**{family.needs_extension: sql.Identifier(schema)})
+
+
+def observations(
+    family: Family, rows: Iterable[Row], standing: Standing, database: str
+) -> tuple[Observation, ...]:
+    """Make rows into observations; of a family of databases each bears the label `database`."""
+    extra = {"database": database} if family.level is Level.DATABASE else {}
+    return tuple(_observation(family, row, standing, extra) for row in rows)
+
+
+def _observation(
+    family: Family, row: Row, standing: Standing, extra: Mapping[str, str]
+) -> Observation:
+    numbers = {name: number(row.get(name)) for name in family.metrics}
+    epoch = text(row.get(family.epoch)) if family.epoch else ""
+    return Observation(
+        labels={**extra, **{name: text(row.get(name)) for name in family.labels}},
+        numbers={name: value for name, value in numbers.items() if value is not None},
+        texts={name: text(row[name]) for name in family.texts if row.get(name) is not None},
+        epoch=f"{standing.epoch}|{epoch}",
+    )
+
+
+def number(value: object) -> float | None:
+    """Return a finite number, or None for what is unknown: NULL, NaN, infinity, or no number at all."""
+    if not isinstance(value, int | float | Decimal):
+        return None
+    found = float(value)
+    return found if math.isfinite(found) else None
+
+
+def text(value: object) -> str:
+    """Return a column as text; NULL is empty, and a time is in ISO 8601."""
+    if value is None:
+        return ""
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def is_lost(conn: psycopg.AsyncConnection, error: psycopg.Error) -> bool:
+    """Tell whether the connection went, and not only the statement."""
+    driver = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return conn.closed or (error.sqlstate or ("08" if driver else "")).startswith(_LOST)
+
+
+def state_of(error: psycopg.Error) -> FamilyState:
+    """Tell a family that cannot be had there from one that failed this time."""
+    refused = (error.sqlstate or "").startswith(_REFUSED)
+    return FamilyState.REFUSED if refused else FamilyState.DEGRADED
+
+
+def words_of(error: psycopg.Error) -> str:
+    """Return the server's first line, without a full stop and without secrets."""
+    first = str(error).strip().partition("\n")[0] or "the connection was lost"
+    return redact(first).rstrip(".")

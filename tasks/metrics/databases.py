@@ -1,0 +1,147 @@
+"""The families of databases, read over a few connections that go round all databases of a server."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from time import monotonic
+
+from psycopg.rows import dict_row
+
+from tasks.errors import OneVaultError, Refused
+from tasks.metrics.batch import STATEMENTS
+from tasks.metrics.link import Answers, Link, Lost, nothing
+from tasks.metrics.models import Family, FamilyAnswer, FamilyState, Tier
+from tasks.metrics.remembering import ASK_AGAIN_SECONDS, Memory
+from tasks.metrics.rotation import Rotation
+
+_LEAST_SHARE_OF_TIME = 0.25
+
+
+class Databases:
+    """Goes round the databases with at most so many connections at a time, the most recently used kept open."""
+
+    def __init__(self, families: Collection[Family], make: Callable[[str, Memory], Link]) -> None:
+        self._families = families
+        self._make = make
+        self._rotation = Rotation()
+        self._links: dict[str, Link] = {}
+        self._memories: dict[str, Memory] = {}
+        self._in_use: set[str] = set()
+        self._refused: dict[str, tuple[str, float]] = {}
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """Return every link there is, the least recently used first."""
+        return tuple(self._links.values())
+
+    def has_due(self, tiers: Collection[Tier]) -> bool:
+        """Tell whether any family of databases is due."""
+        return any(family.tier in tiers for family in self._families)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        while self._links:
+            await self._links.popitem()[1].close()
+
+    async def order(self, maintenance: Link, tiers: Collection[Tier]) -> list[str]:
+        """Return the databases that take a turn, the longest waiting first; those dropped are forgotten."""
+        conn = maintenance.connection
+        query = STATEMENTS.get("databases", conn.info.server_version // 10_000)
+        async with conn.cursor(row_factory=dict_row) as cursor:
+            rows = await (await cursor.execute(query)).fetchall()
+        login = maintenance.knowledge.login
+        for row in rows:
+            self._note_right(row["name"], login, may_connect=row["may_connect"])
+        names = [row["name"] for row in rows]
+        await self._forget(names)
+        return self._rotation.owe(names, tiers)
+
+    async def visit_own(self, maintenance: Link, found: list[FamilyAnswer]) -> None:
+        """Give the maintenance database its turn over the connection that is there."""
+        answers: Answers = {}
+        families = self._owed(maintenance.database)
+        try:
+            await maintenance.ask(families, answers)
+        finally:
+            found.extend(answers.values())
+
+    async def go_round(
+        self, names: Iterable[str], slots: int, until: float, found: list[FamilyAnswer]
+    ) -> None:
+        """Visit one database after the other until the time is nearly up; `until` is of time.monotonic()."""
+        queue = deque(names)
+        last_start = until - (until - monotonic()) * _LEAST_SHARE_OF_TIME
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(slots, len(queue))):
+                group.create_task(self._work(queue, slots, last_start, found))
+
+    async def _work(
+        self, queue: deque[str], slots: int, last_start: float, found: list[FamilyAnswer]
+    ) -> None:
+        while queue and monotonic() < last_start:
+            name = queue.popleft()
+            self._in_use.add(name)
+            try:
+                found.extend((await self._visit(name, slots)).values())
+            finally:
+                self._in_use.discard(name)
+
+    async def _visit(self, name: str, slots: int) -> Answers:
+        families, answers = self._owed(name), dict[str, FamilyAnswer]()
+        message, again_at = self._refused.get(name, ("", 0.0))
+        if message and monotonic() < again_at:
+            return {f.name: nothing(f, FamilyState.REFUSED, message, name) for f in families}
+        try:
+            await self._ask(await self._link(name, slots), families, answers)
+        except OneVaultError as error:
+            state = FamilyState.REFUSED if isinstance(error, Refused) else FamilyState.UNAVAILABLE
+            if state is FamilyState.REFUSED:
+                self._refused[name] = (str(error), monotonic() + ASK_AGAIN_SECONDS)
+            missing = [family for family in families if family.name not in answers]
+            answers |= {f.name: nothing(f, state, str(error), name) for f in missing}
+        return answers
+
+    async def _ask(self, link: Link, families: list[Family], answers: Answers) -> None:
+        """Ask; a connection that went while it lay idle is opened again, once."""
+        was_open = link.is_open
+        if not was_open:
+            await link.open()
+        try:
+            await link.ask(families, answers)
+        except Lost:
+            if link.is_late or not was_open:
+                raise
+            await link.open()
+            await link.ask(families, answers)
+
+    async def _link(self, name: str, slots: int) -> Link:
+        """Return the database's link as the most recently used, closing others that are too many."""
+        memory = self._memories.setdefault(name, Memory())
+        link = self._links.pop(name, None) or self._make(name, memory)
+        self._links[name] = link
+        idle = [each for each in self._links if each not in self._in_use]
+        for each in idle[: max(0, len(self._links) - slots)]:
+            await self._links.pop(each).close()
+        return link
+
+    async def _forget(self, names: Collection[str]) -> None:
+        kept = set(names)
+        for gone in self._links.keys() - kept:
+            await self._links.pop(gone).close()
+        self._refused = {name: each for name, each in self._refused.items() if name in kept}
+        self._memories = {name: each for name, each in self._memories.items() if name in kept}
+
+    def _note_right(self, name: str, login: str, *, may_connect: bool) -> None:
+        """Remember what we may not connect to, and forget that as soon as we may."""
+        message = (
+            f'The login "{login}" may not connect to database "{name}": '
+            f'GRANT CONNECT ON DATABASE "{name}" TO "{login}".'
+        )
+        if not may_connect:
+            self._refused[name] = (message, monotonic() + ASK_AGAIN_SECONDS)
+        elif self._refused.get(name, ("", 0.0))[0] == message:
+            del self._refused[name]
+
+    def _owed(self, name: str) -> list[Family]:
+        tiers = self._rotation.visit(name)
+        return [family for family in self._families if family.tier in tiers]

@@ -1,0 +1,91 @@
+"""The vault as a collector writes to it: one connection, made again when it is lost, and the lead that goes with it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import RLock
+
+import psycopg
+
+from tasks.errors import Refused, Unavailable
+from tasks.metrics import store
+from tasks.metrics.models import Batch, Sample, StatementSnapshot
+from tasks.metrics.ports import SeriesKey
+from tasks.metrics.store import Heartbeat, SeriesCache
+
+FLEET = "fleet"
+"""The name under which one collector of a vault leads."""
+
+
+class VaultSink:
+    """Writes batches to the vault while it holds the lead of its name; threads take turns.
+
+    on_superseded is called when the lead was lost with a connection and another collector has it now.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], psycopg.Connection],
+        identity: Heartbeat,
+        on_superseded: Callable[[], None],
+    ) -> None:
+        self._connect = connect
+        self._identity = identity
+        self._on_superseded = on_superseded
+        self._conn: psycopg.Connection | None = None
+        self._cache = SeriesCache()
+        self._turn = RLock()
+
+    def lead(self) -> bool:
+        """Take the lead unless another collector has it; Unavailable while the vault does not answer."""
+        with self._turn:
+            if self._conn is None:
+                conn = self._connect()
+                if not store.try_lead(conn, self._identity.name):
+                    conn.close()
+                    return False
+                self._conn = conn
+            return True
+
+    def write(self, batches: Sequence[Batch]) -> None:
+        """Write batches, each in a transaction of its own; writing one again changes nothing."""
+        for batch in batches:
+            with self._vault() as conn:
+                store.write(conn, batch, self._cache)
+
+    def latest(
+        self, server: str
+    ) -> tuple[Mapping[SeriesKey, Sample], StatementSnapshot | None] | None:
+        """Return what is known of a server, to go on from."""
+        with self._vault() as conn:
+            return store.latest(conn, server)
+
+    def beat(self, servers: int, buffered_rows: int, lost_rows: int) -> None:
+        """Show that the collector lives."""
+        beat = replace(
+            self._identity, servers=servers, buffered_rows=buffered_rows, lost_rows=lost_rows
+        )
+        with self._vault() as conn:
+            store.beat(conn, beat)
+
+    def close(self) -> None:
+        """Give the lead and the connection back."""
+        with self._turn:
+            conn, self._conn = self._conn, None
+            if conn is not None:
+                conn.close()
+
+    @contextmanager
+    def _vault(self) -> Iterator[psycopg.Connection]:
+        with self._turn:
+            if not self.lead() or self._conn is None:
+                self._on_superseded()
+                name = self._identity.name
+                message = f"Another collector leads as {name} now: this one stops writing."
+                raise Refused(message)
+            try:
+                yield self._conn
+            except Unavailable:
+                # The lead went with the session, or will: whoever comes first takes it.
+                self.close()
+                raise
