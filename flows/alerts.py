@@ -11,7 +11,7 @@ from tasks.errors import OneVaultError
 from tasks.metrics import tasks as metrics
 
 
-@flow(name="evaluate-alerts", persist_result=False)
+@flow(name="evaluate-alerts", flow_run_name="evaluate alerts", persist_result=False)
 def evaluate_alerts(servers: list[str] | None = None) -> Evaluation:
     """Evaluate every rule once, on these servers or on all; what changed is in the vault, the log and the events.
 

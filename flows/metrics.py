@@ -27,7 +27,7 @@ class CollectionReport:
     sentence: str
 
 
-@flow(name="watch-servers", persist_result=False)
+@flow(name="watch-servers", flow_run_name="collector", persist_result=False)
 def watch_servers(
     servers: list[str] | None = None, run_for_seconds: float = _AN_HOUR
 ) -> WatchReport | None:
@@ -49,6 +49,7 @@ def watch_servers(
 
 @flow(
     name="collect-metrics",
+    flow_run_name="health of the servers",
     persist_result=False,
     task_runner=ThreadPoolTaskRunner(max_workers=_AT_ONCE),  # type: ignore[arg-type]
 )
@@ -78,7 +79,7 @@ def collect_metrics(servers: list[str] | None = None, supervise: bool = False) -
     return cast("CollectionReport", Completed(message=report.sentence, data=report))
 
 
-@flow(name="roll-up-metrics", persist_result=False)
+@flow(name="roll-up-metrics", flow_run_name="roll up metrics", persist_result=False)
 def roll_up_metrics(
     keep_samples_days: int = 14,
     keep_statements_days: int = 35,

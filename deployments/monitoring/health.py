@@ -21,11 +21,15 @@ from tasks.alerts.baselines import Anomaly
 from tasks.alerts.models import Alert, Severity
 from tasks.errors import Refused
 from tasks.metrics import reading, store
-from tasks.metrics.models import FamilyState
+from tasks.metrics.models import Direction, FamilyState, HealthStatus
 from tasks.metrics.reading import FamilyRow, HealthRow, SeriesRow, ServerRow
 from tasks.metrics.store import CollectorRow
 
 _STALE_SECONDS = 60.0
+_METRIC_COLUMNS = 26
+_LIMIT_COLUMNS = 9
+_AGE_COLUMNS = 8
+_PER_SECOND = " per second"
 _URGENT = frozenset({Severity.HIGH, Severity.CRITICAL})
 
 
@@ -163,24 +167,66 @@ def alerts_table(alerts: Sequence[Alert]) -> RenderableType:
 
 
 def health_table(rows: Sequence[HealthRow], metrics: Iterable[SeriesRow]) -> Table:
-    """Return the health metrics, worst first, with the values as they are now."""
+    """Return the health metrics, worst first, with the values as they are now.
+
+    Of a metric that is normal on several objects only the one nearest to its threshold is shown.
+    """
     now = {(row.family, _key(row.labels)): row for row in metrics}
-    table = _table("health", "status", "metric", "object", "now", "warning", "critical", "age")
-    for row in rows:
-        family, _, name = row.metric.partition(".")
-        series = now.get((family, _key(row.labels)))
-        value = series.values.get(name) if series else None
-        unit = row.unit
-        table.add_row(
-            styled(row.status.value),
-            row.metric,
-            escape(named(row.labels)),
-            amount(value, unit),
-            _threshold(row.threshold_warning, unit),
-            _threshold(row.threshold_critical, unit),
-            ago(series.age_seconds) if series else "",
-        )
+    lines = [_Line(row, now.get((row.metric.partition(".")[0], _key(row.labels)))) for row in rows]
+    table = _table("health")
+    table.add_column("status", no_wrap=True)
+    table.add_column("metric\n  object", overflow="fold", min_width=_METRIC_COLUMNS)
+    table.add_column("now", justify="right", no_wrap=True)
+    table.add_column("limits", justify="right", min_width=_LIMIT_COLUMNS)
+    table.add_column("age", justify="right", no_wrap=True, min_width=_AGE_COLUMNS)
+    for line, others in _condensed(lines):
+        table.add_row(*line.cells(others))
     return table
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    row: HealthRow
+    series: SeriesRow | None
+
+    @property
+    def value(self) -> float | None:
+        name = self.row.metric.partition(".")[2]
+        if self.series is None:
+            return self.row.value
+        if self.row.unit.endswith(_PER_SECOND):
+            return self.series.per_second(name)
+        return self.series.values.get(name)
+
+    @property
+    def badness(self) -> float:
+        value = self.value
+        if value is None:
+            return float("inf")
+        return -value if self.row.direction == Direction.LOWER_IS_WORSE else value
+
+    def cells(self, others: int) -> list[str]:
+        row = self.row
+        more = f" (worst of {others + 1})" if others else ""
+        what = f"\n  [dim]{escape(named(row.labels))}{more}[/dim]" if row.labels else ""
+        return [
+            styled(row.status.value),
+            row.metric + what,
+            amount(self.value, row.unit),
+            _limits(row),
+            ago(self.series.age_seconds) if self.series else "",
+        ]
+
+
+def _condensed(lines: Sequence[_Line]) -> Iterator[tuple[_Line, int]]:
+    normal: dict[str, list[_Line]] = {}
+    for line in lines:
+        if line.row.status is HealthStatus.NORMAL:
+            normal.setdefault(line.row.metric, []).append(line)
+        else:
+            yield line, 0
+    for same in normal.values():
+        yield max(same, key=lambda line: line.badness), len(same) - 1
 
 
 def _families_table(rows: Sequence[FamilyRow]) -> Table:
@@ -196,8 +242,9 @@ def _families_table(rows: Sequence[FamilyRow]) -> Table:
     return table
 
 
-def _threshold(value: float | None, unit: str) -> str:
-    return "" if value is None else amount(value, unit)
+def _limits(row: HealthRow) -> str:
+    limits = (row.threshold_warning, row.threshold_critical)
+    return " / ".join("-" if each is None else amount(each, row.unit) for each in limits)
 
 
 def _key(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -33,7 +33,7 @@ def show(rows: Sequence[StatementRow], minutes: int) -> None:
 
 
 def table(rows: Sequence[StatementRow], minutes: int) -> Table:
-    """Return them as a table."""
+    """Return them as a table; who ran a statement stands above its text."""
     made = Table(
         title=f"statements by time spent, last {minutes} min",
         title_justify="left",
@@ -42,22 +42,29 @@ def table(rows: Sequence[StatementRow], minutes: int) -> Table:
     )
     for heading in ("share", "total s", "calls", "mean ms", "rows", "hit", "temp blks"):
         made.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("server", "database", "role"):
-        made.add_column(heading, overflow="fold")
-    made.add_column("statement", overflow="fold", ratio=1, min_width=40)
+    made.add_column("statement", overflow="fold")
     for row in rows:
-        text = " ".join((row.query or "?").split()) if row.query_id else _OTHERS
-        made.add_row(
-            _percent(row.share_percent),
-            f"{row.total_ms / 1000:,.2f}",
-            f"{row.calls:,}",
-            "" if row.mean_ms is None else f"{row.mean_ms:,.2f}",
-            f"{row.rows:,}",
-            _percent(row.hit_percent),
-            f"{row.temp_blocks:,}",
-            *(escape(each) for each in (row.server, row.database, row.role, text[:_TEXT_COLUMNS])),
-        )
+        made.add_row(*_numbers(row), _statement(row))
     return made
+
+
+def _numbers(row: StatementRow) -> tuple[str, ...]:
+    return (
+        _percent(row.share_percent),
+        f"{row.total_ms / 1000:,.2f}",
+        f"{row.calls:,}",
+        "" if row.mean_ms is None else f"{row.mean_ms:,.2f}",
+        f"{row.rows:,}",
+        _percent(row.hit_percent),
+        f"{row.temp_blocks:,}",
+    )
+
+
+def _statement(row: StatementRow) -> str:
+    if not row.query_id:
+        return f"[dim]{escape(row.server)}[/dim]\n{_OTHERS}"
+    text = " ".join((row.query or "?").split())[:_TEXT_COLUMNS]
+    return f"[dim]{escape(f'{row.server}/{row.database} {row.role}')}[/dim]\n{escape(text)}"
 
 
 def _percent(value: float | None) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _KILO = 1024.0
+_PER_SECOND = " per second"
+_NUMBERS = frozenset({"", "1", "boolean", "count"})
 _STYLE = {
     "CRITICAL": "bold red",
     "HIGH": "red",
@@ -29,11 +31,13 @@ def amount(value: float | None, unit: str) -> str:
     """Write a number with its unit; bytes and seconds in the unit that reads best."""
     if value is None:
         return "unknown"
+    if unit.endswith(_PER_SECOND):
+        return f"{amount(value, unit.removesuffix(_PER_SECOND))}/s"
     if unit == "bytes":
         return _bytes(value)
     if unit == "seconds":
         return ago(value) if value >= 1 else f"{1000 * value:.3g} ms"
-    if unit in {"1", "", "boolean"}:
+    if unit in _NUMBERS:
         return f"{value:,.6g}"
     return f"{value:,.1f} %" if unit in {"percent", "%"} else f"{value:,.6g} {unit}"
 
@@ -48,7 +52,9 @@ def _bytes(value: float) -> str:
 
 
 def named(labels: Mapping[str, str]) -> str:
-    """Write an object's labels on one line; empty for the server itself."""
+    """Write an object's labels on one line, of a single one the value alone; empty for the server itself."""
+    if len(labels) == 1:
+        return next(iter(labels.values()))
     return ", ".join(f"{name} {value}" for name, value in sorted(labels.items()))
 
 

@@ -67,8 +67,9 @@ def is_far(value: float, low: float, high: float) -> bool:
 
 def compute(conn: psycopg.Connection, now: datetime, metrics: Collection[str] = METRICS) -> int:
     """Make the bands anew from the last 28 days of hourly roll-ups, and return how many there are."""
+    since = (now - _SPAN).replace(minute=0, second=0, microsecond=0)
     with conn.transaction():
-        values = {"now": now, "since": now - _SPAN, "metrics": list(metrics)}
+        values = {"now": now, "since": since, "metrics": list(metrics)}
         made = conn.execute(_QUERIES.get("compute_baselines", _NEWEST), values).rowcount
         conn.execute(_QUERIES.get("drop_old_baselines", _NEWEST), {"now": now})
     return made

@@ -48,7 +48,7 @@ def recall(memory: Memory | None, alert: Alert | None, rule: Rule, server: str) 
         level.severity: LevelMemory(active=held is not None and level.severity.rank <= held.rank)
         for level in rule.levels
     }
-    return replace(memory, levels=levels, held=held, notified_episode=_was_told(alert))
+    return _as_told(replace(memory, levels=levels, held=held), alert)
 
 
 def pending_since(memory: Memory) -> datetime | None:
@@ -57,8 +57,15 @@ def pending_since(memory: Memory) -> datetime | None:
     return min(begun) if begun else None
 
 
-def _was_told(alert: Alert | None) -> bool:
-    return alert is not None and alert.last_notified_at is not None
+def _as_told(memory: Memory, alert: Alert | None) -> Memory:
+    if alert is None or alert.last_notified_at is None:
+        return replace(memory, notified_episode=False)
+    return replace(
+        memory,
+        notified_at=alert.last_notified_at,
+        notified_severity=alert.severity,
+        notified_episode=True,
+    )
 
 
 def _of_rule(rule: Rule, memory: Memory) -> Memory:

@@ -22,6 +22,7 @@ from tasks.errors import Refused
 from tasks.metrics.models import Family, Metric
 
 SHIPPED = Path(__file__).with_name("rules.yaml")
+DOCUMENT = "docs/reference/alert-rules.md"
 File = TypeVar("File", bound=BaseModel)
 
 
@@ -67,7 +68,8 @@ def load(
     """Read the shipped rules (or those of path) and a user's overrides; Refused names every rule at fault."""
     shipped = _read(path or SHIPPED, RulesFile)
     own = _read(overrides, OverridesFile) if overrides else OverridesFile()
-    rules = _by_name((*shipped.rules, *own.rules))
+    documented = shipped.rules if path else tuple(map(_documented, shipped.rules))
+    rules = _by_name((*documented, *own.rules))
     ruleset = RuleSet(
         rules=rules,
         suppression=timedelta(minutes=suppression_minutes),
@@ -91,6 +93,11 @@ def check(ruleset: RuleSet, known_metrics: Mapping[str, Metric]) -> None:
             if name not in known_metrics and not _is_own(name)
         ]
     _refuse(faults)
+
+
+def _documented(rule: Rule) -> Rule:
+    """Point a shipped rule to its own place in the documents."""
+    return rule.model_copy(update={"runbook": rule.runbook or f"{DOCUMENT}#{rule.name}"})
 
 
 def _metrics(family: Family) -> Iterator[tuple[str, Metric]]:

@@ -96,7 +96,7 @@ def expire(conn: psycopg.Connection, silence_id: str, *, by: str, now: datetime)
     try:
         known = UUID(silence_id)
     except ValueError:
-        message = f"{silence_id!r} is not the id of a silence: see `onevault silence --list`."
+        message = f"{silence_id!r} is not the id of a silence: list them to see their ids."
         raise Refused(message) from None
     with audit.audited(conn, audit.Event("ALERT_SILENCE_ENDED", silence_id, by)) as found:
         done = conn.execute(_QUERIES.get("end_silence", _NEWEST), {"id": known, "now": now})
@@ -112,6 +112,9 @@ def _check(
         message = f"A silence needs to say what it matches, by {', '.join(FIELDS)} or labels" + (
             f"; {', '.join(unknown)} is none of them." if unknown else "."
         )
+        raise Refused(message)
+    if not isinstance(matchers.get("labels", {}), Mapping):
+        message = "The labels of a silence are names with their globs."
         raise Refused(message)
     if not comment.strip():
         message = "A silence needs a comment that says why."

@@ -9,7 +9,7 @@ from psycopg.rows import dict_row
 
 from tasks.errors import OneVaultError, Refused
 from tasks.metrics.batch import STATEMENTS
-from tasks.metrics.link import Answers, Link, Lost, nothing
+from tasks.metrics.link import Answers, Link, nothing
 from tasks.metrics.models import Family, FamilyAnswer, FamilyState, Tier
 from tasks.metrics.remembering import ASK_AGAIN_SECONDS, Memory
 from tasks.metrics.rotation import Rotation
@@ -92,7 +92,7 @@ class Databases:
         if message and monotonic() < again_at:
             return {f.name: nothing(f, FamilyState.REFUSED, message, name) for f in families}
         try:
-            await self._ask(await self._link(name, slots), families, answers)
+            await (await self._link(name, slots)).ask(families, answers)
         except OneVaultError as error:
             state = FamilyState.REFUSED if isinstance(error, Refused) else FamilyState.UNAVAILABLE
             if state is FamilyState.REFUSED:
@@ -100,19 +100,6 @@ class Databases:
             missing = [family for family in families if family.name not in answers]
             answers |= {f.name: nothing(f, state, str(error), name) for f in missing}
         return answers
-
-    async def _ask(self, link: Link, families: list[Family], answers: Answers) -> None:
-        """Ask; a connection that went while it lay idle is opened again, once."""
-        was_open = link.is_open
-        if not was_open:
-            await link.open()
-        try:
-            await link.ask(families, answers)
-        except Lost:
-            if link.is_late or not was_open:
-                raise
-            await link.open()
-            await link.ask(families, answers)
 
     async def _link(self, name: str, slots: int) -> Link:
         """Return the database's link as the most recently used, closing others that are too many."""

@@ -35,6 +35,7 @@ class Fleet:
 
     A server that is away, or was slow the last time, waits in the lane of the slow ones: however many there are, the
     others find a free slot. While it is away only the light tier is tried; the other tiers follow when it is back.
+    Its host and its pooler are read as ever: they may show why.
     """
 
     def __init__(
@@ -127,13 +128,15 @@ class Fleet:
         wanted = due | member.missed
         tiers = wanted & _LIGHT if member.is_up is False else wanted
         if tiers:
-            await self._ask(member, tiers)
+            await self._ask(member, tiers, due | tiers)
         member.missed = wanted - (tiers if member.is_up else _LIGHT)
 
-    async def _ask(self, member: _Member, tiers: frozenset[Tier]) -> None:
+    async def _ask(
+        self, member: _Member, tiers: frozenset[Tier], elsewhere: frozenset[Tier]
+    ) -> None:
         name, begun = member.watch.target.name, monotonic()
         try:
-            batch = await member.watch.collect(tiers, self._own(name))
+            batch = await member.watch.collect(tiers, self._own(name), elsewhere=elsewhere)
         except Exception as error:  # a fault of ours must not end the watch
             if (kind := type(error).__name__) not in member.blamed:
                 log.exception("collecting from %s failed; more %s are not logged", name, kind)

@@ -130,10 +130,23 @@ class Link:
                 s.shutdown(socket.SHUT_RDWR)
 
     async def ask(self, families: Iterable[Family], answers: Answers) -> None:
-        """Put each family's answer into answers; those that the deadline cut off stay out.
+        """Connect if need be, and put each family's answer into answers; those that the deadline cut off stay out.
 
-        Raises Lost when the connection went.
+        A connection that went, as one may have while it lay idle, is opened again, once. Raises Unavailable or Refused
+        when that fails too, and Lost when the deadline is over.
         """
+        wanted = list(families)
+        if not self.is_open:
+            await self.open()
+        try:
+            await self._ask_connected(wanted, answers)
+        except Lost:
+            if self.is_late:
+                raise
+            await self.open()
+            await self._ask_connected(wanted, answers)
+
+    async def _ask_connected(self, families: Iterable[Family], answers: Answers) -> None:
         try:
             await self._ask([family for family in families if family.name not in answers], answers)
         except psycopg.Error as error:
@@ -178,7 +191,8 @@ class Link:
             await self._send([ask], answers, prepare=False)
         except psycopg.Error as error:
             is_lost = batch.is_lost(self.connection, error)
-            if self.is_late or not is_lost:
+            # What hung until the deadline is to blame; but a server that hangs is not available.
+            if not is_lost or (self.is_late and ask.family.name != AVAILABILITY):
                 self._failed(ask.family, error, answers)
             if is_lost:
                 raise

@@ -31,7 +31,7 @@ WHERE server_hk = %(server_hk)s;
 -- name: find_series
 -- The numbers of known series, each with its place in the question.
 SELECT wanted.place, series.series_id
-FROM unnest(%(families)s::text[], %(labels)s::text[]) WITH ORDINALITY AS wanted (family, labels, place)
+FROM unnest(%(families)s::text[], %(labels)b::text[]) WITH ORDINALITY AS wanted (family, labels, place)
 JOIN monitoring.series
     ON series.server_hk = %(server_hk)s
    AND series.family = wanted.family
@@ -41,7 +41,7 @@ JOIN monitoring.series
 -- Number new series; another writer may have been first.
 INSERT INTO monitoring.series (server_hk, family, labels)
 SELECT %(server_hk)s, wanted.family, wanted.labels::jsonb
-FROM unnest(%(families)s::text[], %(labels)s::text[]) AS wanted (family, labels)
+FROM unnest(%(families)s::text[], %(labels)b::text[]) AS wanted (family, labels)
 ORDER BY wanted.family, wanted.labels::jsonb
 ON CONFLICT (server_hk, family, labels) DO NOTHING;
 
@@ -50,7 +50,7 @@ ON CONFLICT (server_hk, family, labels) DO NOTHING;
 INSERT INTO monitoring.metric_sample (series_id, sampled_at, interval_seconds, "values")
 SELECT series_id, sampled_at, interval_seconds, "values"::jsonb
 FROM unnest(
-    %(series_ids)s::integer[], %(sampled_at)s::timestamptz[], %(intervals)s::real[], %(values)s::text[]
+    %(series_ids)s::integer[], %(sampled_at)s::timestamptz[], %(intervals)s::real[], %(values)b::text[]
 ) AS sample (series_id, sampled_at, interval_seconds, "values")
 ON CONFLICT (series_id, sampled_at) DO NOTHING;
 
@@ -61,8 +61,8 @@ INSERT INTO monitoring.metric_latest AS stored (
 )
 SELECT series_id, sampled_at, interval_seconds, "values"::jsonb, raw::jsonb, texts::jsonb, epoch
 FROM unnest(
-    %(series_ids)s::integer[], %(sampled_at)s::timestamptz[], %(intervals)s::real[], %(values)s::text[],
-    %(raw)s::text[], %(texts)s::text[], %(epochs)s::text[]
+    %(series_ids)s::integer[], %(sampled_at)s::timestamptz[], %(intervals)s::real[], %(values)b::text[],
+    %(raw)b::text[], %(texts)b::text[], %(epochs)s::text[]
 ) AS sample (series_id, sampled_at, interval_seconds, "values", raw, texts, epoch)
 ORDER BY series_id
 ON CONFLICT (series_id) DO UPDATE SET
@@ -111,7 +111,7 @@ ON CONFLICT (server_hk, bucket_at) DO UPDATE SET marked_at = excluded.marked_at;
 -- Texts of statements, each once.
 INSERT INTO monitoring.statement_text (server_hk, query_id, query)
 SELECT %(server_hk)s, query_id, query
-FROM unnest(%(query_ids)s::bigint[], %(texts)s::text[]) AS statement (query_id, query)
+FROM unnest(%(query_ids)s::bigint[], %(texts)b::text[]) AS statement (query_id, query)
 ORDER BY query_id
 ON CONFLICT (server_hk, query_id) DO NOTHING;
 
@@ -529,59 +529,87 @@ ORDER BY ranked.total_ms DESC
 LIMIT %(limit)s;
 
 -- name: history_of_samples
--- Metrics of one server over time, from samples, gathered into steps.
-SELECT
-    series.family, series.labels, wanted.metric,
-    date_bin(%(step)s::interval, sample.sampled_at, %(since)s) AS at,
-    count(*) AS n,
-    sum((sample."values" -> wanted.metric)::double precision) AS total,
-    min((sample."values" -> wanted.metric)::double precision) AS low,
-    max((sample."values" -> wanted.metric)::double precision) AS high,
-    coalesce(sum(sample.interval_seconds::double precision), 0) AS covered_seconds
+-- Metrics of one server over time, from samples, gathered into steps; one row a metric and object.
+SELECT series.family, wanted.metric, series.labels, points.*
 FROM unnest(%(families)s::text[], %(metrics)s::text[]) AS wanted (family, metric)
 JOIN monitoring.series
     ON series.server_hk = %(server_hk)s
    AND series.family = wanted.family
    AND series.labels @> %(labels)s::jsonb
-JOIN monitoring.metric_sample AS sample USING (series_id)
-WHERE sample.sampled_at >= %(since)s
-  AND sample.sampled_at <= %(until)s
-  AND sample."values" ? wanted.metric
-GROUP BY series.family, series.labels, wanted.metric, at
-ORDER BY series.family, wanted.metric, series.labels, at;
+CROSS JOIN LATERAL (
+    SELECT
+        array_agg(at ORDER BY at), array_agg(n ORDER BY at), array_agg(total ORDER BY at), array_agg(low ORDER BY at),
+        array_agg(high ORDER BY at), array_agg(covered_seconds ORDER BY at)
+    FROM (
+        SELECT
+            date_bin(%(step)s::interval, reading.sampled_at, %(since)s) AS at,
+            count(*) AS n,
+            sum(reading.value) AS total,
+            min(reading.value) AS low,
+            max(reading.value) AS high,
+            coalesce(sum(reading.interval_seconds::double precision), 0) AS covered_seconds
+        FROM (
+            SELECT
+                sample.sampled_at, sample.interval_seconds,
+                (sample."values" -> wanted.metric)::double precision AS value
+            FROM monitoring.metric_sample AS sample
+            WHERE sample.series_id = series.series_id
+              AND sample.sampled_at >= %(since)s
+              AND sample.sampled_at <= %(until)s
+        ) AS reading
+        WHERE reading.value IS NOT NULL
+        GROUP BY at
+    ) AS step
+    HAVING count(*) > 0
+) AS points
+ORDER BY series.family, wanted.metric, series.labels;
 
 -- name: history_of_hours
--- Metrics of one server over time, from the hourly roll-up.
-SELECT
-    series.family, series.labels, wanted.metric, hour.bucket_at AS at,
-    (hour.stats -> wanted.metric -> 'n')::bigint AS n,
-    (hour.stats -> wanted.metric -> 'sum')::double precision AS total,
-    (hour.stats -> wanted.metric -> 'min')::double precision AS low,
-    (hour.stats -> wanted.metric -> 'max')::double precision AS high,
-    hour.covered_seconds
+-- Metrics of one server over time, from the hourly roll-up; one row a metric and object.
+SELECT series.family, wanted.metric, series.labels, points.*
 FROM unnest(%(families)s::text[], %(metrics)s::text[]) AS wanted (family, metric)
 JOIN monitoring.series
     ON series.server_hk = %(server_hk)s
    AND series.family = wanted.family
    AND series.labels @> %(labels)s::jsonb
-JOIN monitoring.metric_hourly AS hour USING (series_id)
-WHERE hour.bucket_at >= %(since)s AND hour.bucket_at <= %(until)s AND hour.stats ? wanted.metric
-ORDER BY series.family, wanted.metric, series.labels, at;
+CROSS JOIN LATERAL (
+    SELECT
+        array_agg(hour.bucket_at ORDER BY hour.bucket_at),
+        array_agg((hour.stats -> wanted.metric -> 'n')::bigint ORDER BY hour.bucket_at),
+        array_agg((hour.stats -> wanted.metric -> 'sum')::double precision ORDER BY hour.bucket_at),
+        array_agg((hour.stats -> wanted.metric -> 'min')::double precision ORDER BY hour.bucket_at),
+        array_agg((hour.stats -> wanted.metric -> 'max')::double precision ORDER BY hour.bucket_at),
+        array_agg(hour.covered_seconds ORDER BY hour.bucket_at)
+    FROM monitoring.metric_hourly AS hour
+    WHERE hour.series_id = series.series_id
+      AND hour.bucket_at >= %(since)s
+      AND hour.bucket_at <= %(until)s
+      AND hour.stats ? wanted.metric
+    HAVING count(*) > 0
+) AS points
+ORDER BY series.family, wanted.metric, series.labels;
 
 -- name: history_of_days
--- Metrics of one server over time, from the daily roll-up.
-SELECT
-    series.family, series.labels, wanted.metric, day.bucket_at AS at,
-    (day.stats -> wanted.metric -> 'n')::bigint AS n,
-    (day.stats -> wanted.metric -> 'sum')::double precision AS total,
-    (day.stats -> wanted.metric -> 'min')::double precision AS low,
-    (day.stats -> wanted.metric -> 'max')::double precision AS high,
-    day.covered_seconds
+-- Metrics of one server over time, from the daily roll-up; one row a metric and object.
+SELECT series.family, wanted.metric, series.labels, points.*
 FROM unnest(%(families)s::text[], %(metrics)s::text[]) AS wanted (family, metric)
 JOIN monitoring.series
     ON series.server_hk = %(server_hk)s
    AND series.family = wanted.family
    AND series.labels @> %(labels)s::jsonb
-JOIN monitoring.metric_daily AS day USING (series_id)
-WHERE day.bucket_at >= %(since)s AND day.bucket_at <= %(until)s AND day.stats ? wanted.metric
-ORDER BY series.family, wanted.metric, series.labels, at;
+CROSS JOIN LATERAL (
+    SELECT
+        array_agg(day.bucket_at ORDER BY day.bucket_at),
+        array_agg((day.stats -> wanted.metric -> 'n')::bigint ORDER BY day.bucket_at),
+        array_agg((day.stats -> wanted.metric -> 'sum')::double precision ORDER BY day.bucket_at),
+        array_agg((day.stats -> wanted.metric -> 'min')::double precision ORDER BY day.bucket_at),
+        array_agg((day.stats -> wanted.metric -> 'max')::double precision ORDER BY day.bucket_at),
+        array_agg(day.covered_seconds ORDER BY day.bucket_at)
+    FROM monitoring.metric_daily AS day
+    WHERE day.series_id = series.series_id
+      AND day.bucket_at >= %(since)s
+      AND day.bucket_at <= %(until)s
+      AND day.stats ? wanted.metric
+    HAVING count(*) > 0
+) AS points
+ORDER BY series.family, wanted.metric, series.labels;

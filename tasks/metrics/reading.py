@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
@@ -242,7 +241,7 @@ def history(
     }
     with connection.translating(f"read the history of {server}"):
         name = source(datetime.now(UTC), since, until)
-        rows = conn.execute(_text(name), values).fetchall()
+        rows = conn.execute(_text(name), values, binary=True).fetchall()
     return _histories(rows)
 
 
@@ -254,11 +253,10 @@ def source(now: datetime, since: datetime, until: datetime) -> LiteralString:
 
 
 def _histories(rows: Iterable[tuple[Any, ...]]) -> tuple[History, ...]:
-    made = []
-    for (family, labels, metric), group in groupby(rows, key=lambda row: row[:3]):
-        points = tuple(Point(*row[3:]) for row in group)
-        made.append(History(f"{family}.{metric}", labels, points))
-    return tuple(made)
+    return tuple(
+        History(f"{family}.{metric}", labels, tuple(map(Point, *steps)))
+        for family, metric, labels, *steps in rows
+    )
 
 
 def _rows(

@@ -138,6 +138,8 @@ class ServerSession:
         if not work.done():
             work.cancel()
             await asyncio.wait({work})
+        if not work.cancelled():
+            work.exception()
 
     def _completed(self, found: list[FamilyAnswer]) -> Collected:
         """Say that the server is down when that is all there is to say."""
@@ -155,29 +157,15 @@ class ServerSession:
         answers: Answers = {}
         try:
             try:
-                await self._ask_instance(due, answers)
+                await self._maintenance.ask(due, answers)
             finally:
                 found.extend(answers.values())
-            if self._databases.has_due(tiers) and not self._maintenance.is_late:
+            if self._maintenance.is_late:
+                raise self._late()
+            if self._databases.has_due(tiers):
                 await self._go_round(tiers, until, found)
         except OneVaultError as error:
             self._give_up(due, error, found)
-
-    async def _ask_instance(self, due: list[Family], answers: Answers) -> None:
-        """Ask the maintenance database; a connection that went while it lay idle is opened again, once."""
-        link = self._maintenance
-        was_open = link.is_open
-        if not was_open:
-            await link.open()
-        try:
-            await link.ask(due, answers)
-        except Lost:
-            if link.is_late or not was_open:
-                raise
-            await link.open()
-            await link.ask(due, answers)
-        if link.is_late:
-            raise self._late()
 
     def _give_up(self, due: list[Family], error: OneVaultError, found: list[FamilyAnswer]) -> None:
         """Answer for what was cut off, and when nothing came at all only for the server itself."""

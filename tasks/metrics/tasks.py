@@ -21,6 +21,7 @@ from blocks.pgbouncer import PgBouncerConsole
 from blocks.postgres import PostgresServer
 from tasks import opening
 from tasks.artifacts import artifact_key, show_table
+from tasks.errors import Refused
 from tasks.metrics import catalog, partitions, performance, reading, rollup, store
 from tasks.metrics.catalog import Catalog
 from tasks.metrics.collector import Collector
@@ -87,19 +88,20 @@ class ServerList:
 
         Raises Refused for a name without a block, and for a connection weaker than the environment demands.
         """
+        blocks = opening.saved(PostgresServer)
+        wanted = sorted(blocks) if self._names is None else self._names
+        if missing := [name for name in wanted if name not in blocks]:
+            message = f"There is no server block named {missing[0]!r}: `onevault config` lists what there is, `onevault register` makes them."
+            raise Refused(message)
+        # What is gone stays known until its session is closed.
+        self._servers |= {name: blocks[name].for_metrics() for name in wanted}
+        self._consoles = opening.saved(PgBouncerConsole)
         found: dict[tuple[str, int], Target] = {}
-        for name in self._names or opening.server_names():
-            self._open(name)
+        for name in wanted:
             block = self._servers[name]
+            opening.demand_connection(block)
             found.setdefault((block.host, block.port), self._target(name))
         return list(found.values())
-
-    def _open(self, name: str) -> None:
-        block = opening.open_server(name).block.for_metrics()
-        opening.demand_connection(block)
-        self._servers[name] = block
-        if console := opening.open_pgbouncer(name):
-            self._consoles[name] = console
 
     def _target(self, name: str) -> Target:
         def conninfo(database: str | None) -> str:

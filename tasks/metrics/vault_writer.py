@@ -90,11 +90,8 @@ class VaultWriter:
         try:
             return self._vault.latest(server)
         except OneVaultError as error:
-            log.warning(
-                "what the vault knows of %s cannot be read, so the first interval of its counters is left out: %s",
-                server,
-                error,
-            )
+            self._note_away(error)
+            log.debug("the first interval of the counters of %s is left out", server)
         except Exception as error:  # a sample that cannot be read is no reason not to watch
             self._blame("reading of what is known", error)
         return None
@@ -111,9 +108,7 @@ class VaultWriter:
                 self._buffer.put_back(batches)
                 self._note_away(error)
                 return False
-            except (
-                Exception
-            ) as error:  # one of these batches is at fault, and only that one is dropped
+            except Exception as error:  # a batch is at fault, and only that one is dropped
                 singly = self._set_apart(batches, error)
                 continue
             self._note_back()

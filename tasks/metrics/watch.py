@@ -77,6 +77,7 @@ class Watch:
         self._epoch = datetime.now(UTC).isoformat()
         self._states: dict[str, FamilyState] = {}
         self._renewed = False
+        self._lost_rows = 0.0
 
     def go_on_from(self, known: Known) -> None:
         """Reckon the next growth of the counters from what another collector read last."""
@@ -87,18 +88,25 @@ class Watch:
         self.target, self._renewed = target, True
 
     async def collect(
-        self, tiers: Collection[Tier], own: Mapping[str, float] | None = None
+        self,
+        tiers: Collection[Tier],
+        own: Mapping[str, float] | None = None,
+        *,
+        elsewhere: Collection[Tier] | None = None,
     ) -> Batch:
         """Ask the server, its host and its pooler for what is due; never raises for their faults.
 
-        own holds numbers of the collector for the server's `collection` family.
+        own holds numbers of the collector for the server's `collection` family; elsewhere are the tiers for host and
+        pooler when they differ from the server's.
         """
         collected_at, begun = datetime.now(UTC), perf_counter()
         if self._renewed:
             await self._reopen()
-        collected, pooler = await asyncio.gather(self._ask(tiers), self._ask_pooler(tiers))
+        self._note_loss((own or {}).get("lost_rows", 0.0))
+        others = tiers if elsewhere is None else elsewhere
+        collected, pooler = await asyncio.gather(self._ask(tiers), self._ask_pooler(others))
         answered = sorted(collected.answers, key=lambda answer: answer.family != AVAILABILITY)
-        host = await self._ask_host(tiers, is_up=is_up(answered))
+        host = await self._ask_host(others, is_up=is_up(answered))
         statements, snapshot = await self._grow(answered)
         every = (*answered, *host, *pooler)
         numbers = {**(own or {}), "duration_ms": 1000 * (perf_counter() - begun)}
@@ -227,9 +235,11 @@ class Watch:
             log.debug("the statement texts of %s were not read: %s", self.target.name, error)
             return {}
 
-    def forget_texts(self) -> None:
-        """Ask for statement texts again: those asked for may be lost."""
-        self._texts.clear()
+    def _note_loss(self, lost_rows: float) -> None:
+        """Ask for statement texts again when rows were lost: they may have been among them."""
+        if lost_rows != self._lost_rows:
+            self._texts.clear()
+        self._lost_rows = lost_rows
 
 
 def is_up(answers: Sequence[FamilyAnswer]) -> bool:

@@ -9,7 +9,7 @@ from psycopg.rows import dict_row
 from tasks import vault as vaults
 from tasks.alerts import acknowledging, reading, rules, store
 from tasks.alerts.evaluation import evaluate
-from tasks.alerts.models import AlertStatus, Evaluation, Notify, Severity
+from tasks.alerts.models import AlertStatus, Evaluation, Notify, Severity, Transition
 from tasks.alerts.rules import RuleSet
 from tasks.datavault import hash_key
 from tasks.errors import Refused
@@ -41,7 +41,7 @@ def versions(conn: psycopg.Connection) -> list[dict[str, Any]]:
 
 def down(readings, conn, shipped, since: float = 0) -> list[Evaluation]:
     """Let the server not answer for as long as its rule wants."""
-    found = []
+    found: list[Evaluation] = []
     for seconds in (since, since + 10, since + 20):
         readings.add(UP, 0.0, at(seconds))
         found.append(evaluate(conn, shipped, at(seconds + 1)))
@@ -222,7 +222,7 @@ def test_a_statement_that_is_slow_again_and_again_is_noticed(vault, readings, sh
         "INSERT INTO monitoring.statement_text (server_hk, query_id, query) VALUES (%s, 7, 'select slow()')",
         [readings.server()],
     )
-    found = []
+    found: list[Transition] = []
     for seconds in (0, 60, 120):
         readings.answer("statements", at(seconds))
         for query_id, calls in ((7, 10), (8, 1), (0, 1000)):

@@ -2,19 +2,23 @@
 
 import asyncio
 import logging
+import os
 import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
+from tasks import vault as vaults
 from tasks.cluster_settings import free_port
 from tasks.errors import Refused, Unavailable
-from tasks.metrics import catalog
+from tasks.metrics import catalog, partitions
 from tasks.metrics.buffer import BatchBuffer
 from tasks.metrics.collector import Collector, open_session
 from tasks.metrics.deltas import SeriesKey, key_of
@@ -29,6 +33,8 @@ from tasks.metrics.models import (
 )
 from tasks.metrics.pace import Pace
 from tasks.metrics.ports import Collected, Session
+from tasks.metrics.sink import VaultSink
+from tasks.metrics.store import Heartbeat
 from tests.backups import sessions, until
 from tests.clusters import Database, Server
 from tests.poolers import pooler
@@ -322,6 +328,7 @@ def test_a_server_that_goes_and_comes_back_is_logged_once_each(
         until(lambda: 1.0 in vault.ups("one"), 60)
         server.cluster.stop()
         until(lambda: vault.ups("one")[-3:] == [0.0] * 3, 60)
+        until(lambda: any(disks_while_down(batch) for batch in vault.of("one")), 60)
         listening = {"listen_addresses": "127.0.0.1", "port": str(server.port)}
         with server.cluster.running(listening):
             until(lambda: vault.ups("one")[-3:] == [1.0] * 3, 60)
@@ -330,6 +337,11 @@ def test_a_server_that_goes_and_comes_back_is_logged_once_each(
             said = [r.getMessage() for r in caplog.records if r.name == "onevault.collector"]
     assert len([words for words in said if words.startswith("one is away: ")]) == 1
     assert said.count("one is back") == 1
+
+
+def disks_while_down(batch: Batch) -> bool:
+    is_down = only(batch, "availability").values["up"] == 0
+    return is_down and any(sample.family == "filesystem" for sample in batch.samples)
 
 
 def test_a_long_tier_that_fell_into_an_outage_is_made_up_for(other_cluster: Callable[..., Server]):
@@ -420,6 +432,31 @@ def test_statements_come_with_their_text_once(other_cluster: Callable[..., Serve
     assert not any(s.family == "statements" for batch in vault.of("one") for s in batch.samples)
 
 
+def test_a_text_that_was_lost_is_asked_for_again(other_cluster: Callable[..., Server]):
+    server, vault = other_cluster(shared_preload_libraries="pg_stat_statements"), Vault()
+    refused: list[int] = []
+
+    def choke_once(batches: Sequence[Batch]) -> None:
+        texts = [s.query_id for b in batches for s in b.statements if s.query]
+        if not texts or refused:
+            return
+        if len(batches) == 1:
+            refused.extend(texts)
+        message = "no such text"
+        raise ValueError(message)
+
+    vault.fault = choke_once
+    with server.connect() as connection:
+        connection.execute("create extension pg_stat_statements")
+
+        def told() -> set[int]:
+            connection.execute("select 'a marked statement', count(*) from pg_class")
+            return {s.query_id for b in vault.of("one") for s in b.statements if s.query}
+
+        with running(collector([live("one", server)], vault)):
+            until(lambda: set(refused) & told(), 90)
+
+
 def test_a_pooler_whose_settings_cannot_be_had_is_a_degraded_family(pg_cluster: Server):
     def refuse() -> str:
         message = "There is no such block."
@@ -459,3 +496,34 @@ def test_a_fault_of_the_collector_does_not_end_the_watch(
     assert vault.ups("one")[:2] == [0.0, 0.0]
     assert "KeyError" in vault.of("one")[0].answers[0].message
     assert any("collecting from one failed" in r.getMessage() for r in caplog.records)
+
+
+def test_what_is_collected_stands_in_the_vault(migrated: Database):
+    identity = Heartbeat("test", "here", os.getpid(), datetime.now(UTC))
+    faults: list[str] = []
+    sink = VaultSink(
+        lambda: vaults.connect(migrated.conninfo), identity, lambda: faults.append("lost")
+    )
+    assert sink.lead()
+    with vaults.connect(migrated.conninfo) as conn:
+        partitions.ensure(conn, datetime.now(UTC))
+        made = Collector(lambda: [live("one", migrated.server)], CATALOG, sink, pace=PACE)
+        with running(made):
+            until(lambda: rates(conn), 60)
+            until(lambda: beats(conn) == [(1, 0)], 60)
+    sink.close()
+    assert (made.buffer.rows, made.buffer.lost_rows, faults) == (0, 0, [])
+
+
+def beats(conn: psycopg.Connection) -> list[tuple[Any, ...]]:
+    return conn.execute("select servers, lost_rows from monitoring.collector").fetchall()
+
+
+def rates(conn: psycopg.Connection) -> int:
+    """Count the samples of WAL with an interval."""
+    row = conn.execute(
+        "select count(*) from monitoring.metric_sample join monitoring.series using (series_id)"
+        " where family = 'wal' and interval_seconds > 0"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])

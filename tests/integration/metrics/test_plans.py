@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -21,38 +21,36 @@ DAYS = 5
 TINY = 1000
 PARTITIONED = ("metric_sample_", "statement_sample_", "metric_hourly_", "metric_daily_")
 
-FILL = (
-    "INSERT INTO monitoring.server_h (server_hk, server_bk) "
-    "SELECT util.hash_binary('shop-' || n), 'shop-' || n FROM generate_series(1, 150) AS n",
-    "INSERT INTO monitoring.series (server_hk, family, labels) "
-    "SELECT server_hk, 'family' || family, jsonb_build_object('datname', 'db' || db) "
-    "FROM monitoring.server_h, generate_series(1, 20) AS family, generate_series(1, 10) AS db",
-    'INSERT INTO monitoring.metric_sample (series_id, sampled_at, interval_seconds, "values") '
-    'SELECT series_id, at, 900, \'{"commits": 5, "backends": 2, "blocks": 77}\' FROM monitoring.series, '
-    "generate_series(now() - interval '5 days', now(), interval '15 minutes') AS at "
-    "WHERE server_hk IN (util.hash_binary('shop-1'), util.hash_binary('shop-2'))",
-    'INSERT INTO monitoring.metric_latest (series_id, sampled_at, "values", raw) '
-    "SELECT series_id, now(), '{\"commits\": 5}', '{\"commits\": 500}' FROM monitoring.series",
-    "INSERT INTO monitoring.metric_hourly (series_id, bucket_at, samples, covered_seconds, stats) "
-    'SELECT series_id, at, 4, 3600, \'{"commits": {"n": 4, "sum": 20, "min": 1, "max": 9}}\' '
-    "FROM monitoring.series, generate_series(date_trunc('hour', now(), 'UTC') - interval '15 days', now(), '1 hour') AS at "
-    "WHERE server_hk IN (util.hash_binary('shop-1'), util.hash_binary('shop-2'))",
-    "INSERT INTO monitoring.statement_sample (server_hk, sampled_at, database_name, role_name, query_id, toplevel, "
-    "interval_seconds, calls, total_exec_ms, rows, shared_blks_hit, shared_blks_read, shared_blks_dirtied, "
-    "temp_blks_read, temp_blks_written, wal_bytes) "
-    "SELECT server_hk, at, 'shop', 'app', query_id, true, 900, 10, 5, 10, 10, 1, 0, 0, 0, 0 "
-    "FROM monitoring.server_h, generate_series(1, 25) AS query_id, "
-    "generate_series(now() - interval '5 days', now(), interval '15 minutes') AS at "
-    "WHERE server_hk IN (util.hash_binary('shop-1'), util.hash_binary('shop-2'))",
-    "INSERT INTO monitoring.alert_definition_h (alert_definition_hk, alert_definition_bk) VALUES ('x', 'x')",
-    "INSERT INTO monitoring.alert_instance_h (alert_instance_hk, alert_instance_bk, alert_definition_hk) "
-    "SELECT util.hash_binary(n::text), n, 'x' FROM generate_series(1, 5000) AS n",
-    "INSERT INTO monitoring.alert_instance_s (alert_instance_hk, fingerprint, rule_name, server_name, alert_category, "
-    "alert_status, urgency_level, started_timestamp, triggered_timestamp, resolved_timestamp, summary) "
-    "SELECT util.hash_binary(n::text), lpad(to_hex(n), 64, '0'), 'x', 'shop-' || n % 40, 'PERFORMANCE', "
-    "CASE WHEN n > 4900 THEN 'OPEN' ELSE 'RESOLVED' END, 'LOW', now(), now(), "
-    "CASE WHEN n <= 4900 THEN now() END, 'x' FROM generate_series(1, 5000) AS n",
-)
+FILL: LiteralString = """
+INSERT INTO monitoring.server_h (server_hk, server_bk)
+SELECT util.hash_binary('shop-' || n), 'shop-' || n
+FROM generate_series(1, 150) AS n;
+INSERT INTO monitoring.series (server_hk, family, labels)
+SELECT server_hk, 'family' || family, jsonb_build_object('datname', 'db' || db)
+FROM monitoring.server_h, generate_series(1, 20) AS family, generate_series(1, 10) AS db;
+INSERT INTO monitoring.metric_sample (series_id, sampled_at, interval_seconds, "values")
+SELECT series_id, at, 900, '{"commits": 5, "backends": 2, "blocks": 77}'
+FROM monitoring.series, generate_series(now() - interval '5 days', now(), interval '15 minutes') AS at
+WHERE server_hk IN (util.hash_binary('shop-1'), util.hash_binary('shop-2'));
+INSERT INTO monitoring.metric_latest (series_id, sampled_at, "values", raw)
+SELECT series_id, now(), '{"commits": 5}', '{"commits": 500}'
+FROM monitoring.series;
+INSERT INTO monitoring.metric_hourly (series_id, bucket_at, samples, covered_seconds, stats)
+SELECT series_id, at, 4, 3600, '{"commits": {"n": 4, "sum": 20, "min": 1, "max": 9}}'
+FROM monitoring.series, generate_series(date_trunc('hour', now(), 'UTC') - interval '15 days', now(), '1 hour') AS at
+WHERE server_hk IN (util.hash_binary('shop-1'), util.hash_binary('shop-2'));
+INSERT INTO monitoring.statement_sample (server_hk, sampled_at, database_name, role_name, query_id, toplevel, interval_seconds, calls, total_exec_ms, rows, shared_blks_hit, shared_blks_read, shared_blks_dirtied, temp_blks_read, temp_blks_written, wal_bytes)
+SELECT server_hk, at, 'shop', 'app', query_id, true, 900, 10, 5, 10, 10, 1, 0, 0, 0, 0
+FROM monitoring.server_h, generate_series(1, 25) AS query_id, generate_series(now() - interval '5 days', now(), interval '15 minutes') AS at
+WHERE server_hk IN (util.hash_binary('shop-1'), util.hash_binary('shop-2'));
+INSERT INTO monitoring.alert_definition_h (alert_definition_hk, alert_definition_bk) VALUES ('x', 'x');
+INSERT INTO monitoring.alert_instance_h (alert_instance_hk, alert_instance_bk, alert_definition_hk)
+SELECT util.hash_binary(n::text), n, 'x'
+FROM generate_series(1, 5000) AS n;
+INSERT INTO monitoring.alert_instance_s (alert_instance_hk, fingerprint, rule_name, server_name, alert_category, alert_status, urgency_level, started_timestamp, triggered_timestamp, resolved_timestamp, summary)
+SELECT util.hash_binary(n::text), lpad(to_hex(n), 64, '0'), 'x', 'shop-' || n % 40, 'PERFORMANCE', CASE WHEN n > 4900 THEN 'OPEN' ELSE 'RESOLVED' END, 'LOW', now(), now(), CASE WHEN n <= 4900 THEN now() END, 'x'
+FROM generate_series(1, 5000) AS n;
+"""
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +62,7 @@ def filled(metrics_vault_template) -> Iterator[psycopg.Connection]:
         partitions.ensure(conn, NOW - timedelta(days=DAYS))
         partitions.ensure(conn, NOW)
         partitions.ensure_span(conn, "metric_hourly", NOW - timedelta(days=16), NOW)
-        for filling in FILL:
-            conn.execute(filling)
+        conn.execute(FILL)
         conn.execute("ANALYZE")
         yield conn
     drop_database(made)

@@ -1,6 +1,7 @@
 """What `status`, `top` and a dashboard read, with ages as of now."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -8,7 +9,7 @@ from psycopg.types.json import Jsonb
 
 from tasks import datavault
 from tasks.metrics import partitions, reading, rollup, store
-from tasks.metrics.models import FamilyState, HealthStatus
+from tasks.metrics.models import FamilyState, HealthStatus, Sample
 from tasks.metrics.store import SeriesCache
 from tests.integration.metrics.samples import (
     answer,
@@ -25,7 +26,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def write(conn, *samples, **other):
+def write(conn: psycopg.Connection, *samples: Sample, **other: Any) -> None:
     store.write(conn, batch(*samples, **other), SeriesCache())
 
 
@@ -84,6 +85,7 @@ def test_the_fleet_shows_every_server_with_its_age(vault, now):
         "primary",
         "17.6",
     )
+    assert first.age_seconds is not None
     assert 100 <= first.age_seconds < 160
     assert (second.is_up, second.role, second.server_version) == (False, "unknown", None)
     assert (second.worst_alert, second.open_alerts, second.critical) == (None, 0, 0)

@@ -1,11 +1,14 @@
 """Hours and days made of samples, again when samples came late, and the worst statements of each hour."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from psycopg import Connection
 
 from tasks import vault as vaults
 from tasks.metrics import performance, rollup, store
+from tasks.metrics.models import Sample, StatementSample
 from tasks.metrics.performance import Rating
 from tasks.metrics.store import SeriesCache
 from tests.integration.metrics.samples import batch, sample, statement
@@ -16,22 +19,22 @@ HOUR = CLOCK.replace(minute=0, second=0, microsecond=0) - timedelta(hours=30)
 NOW = HOUR + timedelta(hours=1, minutes=6)
 
 
-def write(conn, *samples, server="shop-1"):
+def write(conn: Connection, *samples: Sample, server: str = "shop-1") -> None:
     store.write(conn, batch(*samples, server=server), SeriesCache())
 
 
-def at(minutes, value=1.0, **changes):
+def at(minutes: float, value: float = 1.0, **changes: Any) -> Sample:
     values = {"commits": 60.0 * value, "backends": value}
     return sample(sampled_at=HOUR + timedelta(minutes=minutes), values=values, **changes)
 
 
-def hourly(conn):
+def hourly(conn: Connection) -> list[Any]:
     return conn.execute(
         "SELECT bucket_at, samples, covered_seconds, stats FROM monitoring.metric_hourly ORDER BY bucket_at, series_id"
     ).fetchall()
 
 
-def daily(conn):
+def daily(conn: Connection) -> list[Any]:
     return conn.execute(
         "SELECT bucket_at, samples, covered_seconds, stats FROM monitoring.metric_daily ORDER BY bucket_at"
     ).fetchall()
@@ -133,15 +136,15 @@ def test_another_roll_up_at_work_is_left_alone(migrated, vault):
 # The worst statements
 
 
-def grow(conn, *statements):
+def grow(conn: Connection, *statements: StatementSample) -> None:
     store.write(conn, batch(statements=statements), SeriesCache())
 
 
-def grown(query_id, minutes=10, **changes):
+def grown(query_id: int, minutes: float = 10, **changes: Any) -> StatementSample:
     return statement(query_id, HOUR + timedelta(minutes=minutes), **changes)
 
 
-def recorded(conn):
+def recorded(conn: Connection) -> list[Any]:
     return conn.execute(
         "SELECT query_hash, calls, mean_time_ms, performance_rating, cardinality(optimization_suggestions), "
         "cache_hit_percent, query_text FROM monitoring.performance_metric_s WHERE load_end_date IS NULL "

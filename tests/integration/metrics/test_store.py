@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,7 +14,7 @@ from tasks import datavault
 from tasks import vault as vaults
 from tasks.errors import Refused, Unavailable
 from tasks.metrics import store
-from tasks.metrics.models import FamilyState, StatementSnapshot
+from tasks.metrics.models import Batch, FamilyState, StatementSnapshot
 from tasks.metrics.store import Heartbeat, SeriesCache, Written
 from tests.integration.metrics.samples import (
     NOW,
@@ -61,7 +62,7 @@ TABLES = (
 )
 
 
-def full(**changes):
+def full(**changes: Any) -> Batch:
     shot = StatementSnapshot(NOW, "e1", b"packed")
     made = batch(
         availability(),

@@ -1,6 +1,8 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,8 +11,19 @@ from hypothesis import strategies as st
 from tasks import windows
 from tasks.alerts.deciding import Decisions, decide
 from tasks.alerts.inhibition import Inhibition
-from tasks.alerts.models import AlertStatus, Notify, Severity, Silence
+from tasks.alerts.models import (
+    Alert,
+    AlertStatus,
+    FamilyStatus,
+    Memory,
+    Notify,
+    Series,
+    Severity,
+    Silence,
+    Transition,
+)
 from tasks.alerts.overrides import Maintenance
+from tasks.alerts.rules import RuleSet
 from tasks.datavault import SYSTEM_TENANT_HK, hash_key
 from tasks.metrics.models import HealthStatus
 from tests.unit.alerts.making import at, family, rule, ruleset, series, status, view
@@ -21,11 +34,15 @@ QUICK = rule(levels=[{"severity": "HIGH", "threshold": 80, "clear": 75}])
 class Vault:
     """What the tables would hold from one evaluation to the next."""
 
-    def __init__(self, rules=None, **others):
+    def __init__(self, rules: RuleSet | None = None, **others: Any) -> None:
         self.rules, self.others = rules or ruleset(QUICK), others
-        self.alerts, self.memories, self.seen = {}, {}, []
+        self.alerts: dict[str, Alert] = {}
+        self.memories: dict[str, Memory] = {}
+        self.seen: list[Transition] = []
 
-    def evaluate(self, *found, statuses=(), now: datetime) -> Decisions:
+    def evaluate(
+        self, *found: Series, statuses: Sequence[FamilyStatus] = (), now: datetime
+    ) -> Decisions:
         seen = view(found, statuses, dict(self.alerts), memories=dict(self.memories), **self.others)
         decided = decide(self.rules, seen, now)
         self.write(decided)

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -7,8 +8,8 @@ from hypothesis import strategies as st
 
 from tasks.alerts.conditions import Stand, stand
 from tasks.alerts.flapping import FlapControl
-from tasks.alerts.machine import pending_since, step
-from tasks.alerts.models import Memory, Reading, Severity
+from tasks.alerts.machine import pending_since, recall, step
+from tasks.alerts.models import Alert, AlertStatus, Memory, Reading, Severity
 from tests.unit.alerts.making import CONTROL, at, rule
 
 GAP = timedelta(seconds=45)
@@ -133,6 +134,44 @@ def test_what_comes_and_goes_stays_one_alert_until_it_is_stable():
 
 def test_a_few_changes_are_no_flapping():
     assert not any(memory.is_flapping for memory in run(90.0, 10.0, 90.0, 10.0, of=QUICK))
+
+
+# Going on from the tables
+
+
+def alert(severity: Severity, **changes: Any) -> Alert:
+    given = Alert(
+        b"1",
+        "f",
+        RULE.name,
+        "shop",
+        {},
+        "CAPACITY",
+        AlertStatus.OPEN,
+        severity,
+        at(0),
+        at(0),
+        "text",
+    )
+    return replace(given, **changes)
+
+
+def test_without_a_memory_an_open_alert_goes_on():
+    known = recall(None, alert(Severity.HIGH, last_notified_at=at(5)), RULE, "shop")
+    assert (known.held, known.worst) == (Severity.HIGH, Severity.HIGH)
+    assert (known.notified_at, known.notified_episode) == (at(5), True)
+    assert step(RULE, known, Reading(at(10), 77.0), GAP, CONTROL).held is Severity.HIGH
+
+
+def test_without_an_alert_nothing_is_held_whatever_is_remembered():
+    memory = run(*[85.0] * 7)[-1]
+    known = recall(memory, None, RULE, "shop")
+    assert (known.held, known.worst, known.notified_episode) == (None, None, False)
+
+
+def test_a_memory_that_agrees_is_taken_as_it_is():
+    memory = run(*[85.0] * 7)[-1]
+    assert recall(memory, alert(Severity.HIGH), RULE, "shop") is memory
 
 
 # Properties

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.errors import Refused
 from tasks.metrics import catalog
-from tasks.metrics.models import Direction, Kind, Level, Runs, Source, Tier
+from tasks.metrics.models import Direction, Family, Kind, Level, Runs, Source, Tier
 
 OURS = catalog.load()
 
@@ -263,7 +263,7 @@ def test_families_are_chosen_by_source_level_and_tier():
 
 
 @pytest.mark.parametrize("family", OURS.families.values(), ids=lambda family: family.name)
-def test_a_family_can_be_told_apart_and_bounded(family: catalog.Family):
+def test_a_family_can_be_told_apart_and_bounded(family: Family):
     if family.source in {Source.POSTGRES, Source.PGBOUNCER}:
         assert family.statement(15) or family.name == "io"
     # The next round must not wait for the last one.
@@ -283,7 +283,7 @@ def test_a_family_can_be_told_apart_and_bounded(family: catalog.Family):
     "family", OURS.of(Source.POSTGRES, Level.INSTANCE, list(Tier)) + OURS.of(Source.POSTGRES, Level.DATABASE, list(Tier)),
     ids=lambda family: family.name,
 )  # fmt: skip
-def test_a_query_names_itself_and_bounds_what_it_gives(family: catalog.Family):
+def test_a_query_names_itself_and_bounds_what_it_gives(family: Family):
     for variant in family.variants:
         assert variant.text.startswith(f"/* onevault:metrics.{family.name} */ ")
         # Statements are all needed: what a statement grew by cannot be told from a part of them.
