@@ -39,6 +39,11 @@ def stand(rule: Rule, level: Level, reading: Reading) -> Stand:
     return Stand.BAND if compare(reading.value, level.clear_threshold) else Stand.CLEARS
 
 
+def is_clear(rule: Rule, reading: Reading) -> bool:
+    """Tell whether no level holds, so that nothing begins."""
+    return all(stand(rule, level, reading) is not Stand.HOLDS for level in rule.levels)
+
+
 def is_ordered(op: Operator, better: float, worse: float) -> bool:
     """Tell whether a threshold is at least as far as another in the direction in which this operator looks."""
     if op in {"=", "!="}:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from tasks.alerts import machine, quiet, watching, wording
-from tasks.alerts.conditions import read, watches
+from tasks.alerts.conditions import is_clear, read, watches
 from tasks.alerts.health import health_of
 from tasks.alerts.models import (
     Alert,
@@ -62,6 +62,7 @@ class _Round:
     rules: RuleSet
     view: View
     now: datetime
+    known: frozenset[tuple[str, str]] = frozenset()
     changes: dict[str, Change] = field(default_factory=dict)
     health: list[Health] = field(default_factory=list)
     failures: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -69,7 +70,11 @@ class _Round:
 
 def decide(rules: RuleSet, view: View, now: datetime) -> Decisions:
     """Evaluate every rule on every server, then decide who is to hear of it."""
-    found = _Round(rules, view, now)
+    known = frozenset(
+        {(memory.server, memory.rule) for memory in view.memories.values()}
+        | {(alert.server, alert.rule) for alert in view.alerts.values()}
+    )
+    found = _Round(rules, view, now, known)
     for server in view.servers.values():
         _evaluate_server(found, server)
     ended = dict(_ended(found))
@@ -102,6 +107,11 @@ def _evaluate(
         if _is_gone(series, statuses) or not watches(rule, series.labels):
             continue
         reading = read(rule, series, found.now, family.stale_after_seconds)
+        # Most objects are fine and were so before: nothing is to be remembered or decided of them.
+        if (server.name, rule.name) not in found.known and is_clear(rule, reading):
+            if rule.health:
+                found.health.append(health_of(rule, family, None, series, reading))
+            continue
         key = fingerprint(rule.name, server.name, series.labels)
         alert = found.view.alerts.get(key)
         memory = machine.recall(found.view.memories.get(key), alert, rule, server.name)

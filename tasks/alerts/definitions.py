@@ -1,7 +1,5 @@
 """The rules as the vault knows them: a new version for every change of a rule, so that history can be read."""
 
-import json
-from hashlib import sha256
 from typing import Any
 
 import psycopg
@@ -21,8 +19,8 @@ def keep(conn: psycopg.Connection, rules: RuleSet) -> int:
     known = {name: (digest, on) for name, digest, on in conn.execute(statement).fetchall()}
     changed = 0
     for rule in rules.rules.values():
-        version = _version(rule, rules)
-        if known.get(rule.name) != (version["condition_logic"]["digest"], rule.enabled):
+        if known.get(rule.name) != (rules.digests[rule.name], rule.enabled):
+            version = _version(rule, rules)
             _append(conn, rule.name, version)
             changed += 1
     for name, (_, is_enabled) in known.items():
@@ -39,14 +37,8 @@ def _append(conn: psycopg.Connection, name: str, version: dict[str, Any]) -> Non
 
 def _version(rule: Rule, rules: RuleSet) -> dict[str, Any]:
     minutes = int(rules.window(rule).total_seconds() // 60)
-    condition = rule.model_dump(mode="json", by_alias=True)
-    condition["overrides"] = [
-        override.model_dump(mode="json", by_alias=True, exclude_none=True)
-        for override in rules.overrides
-        if override.names(rule.name)
-    ]
-    text = json.dumps([condition, minutes], sort_keys=True)
-    condition["digest"] = sha256(text.encode()).hexdigest()
+    condition = rules.condition(rule)
+    condition["digest"] = rules.digests[rule.name]
     return {
         "alert_name": rule.name,
         "alert_description": rule.description,

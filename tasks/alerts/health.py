@@ -5,7 +5,7 @@ from tasks.metrics.models import Family, HealthStatus
 
 
 def health_of(
-    rule: Rule, family: Family, memory: Memory, series: Series, reading: Reading
+    rule: Rule, family: Family, memory: Memory | None, series: Series, reading: Reading
 ) -> Health:
     """Return the health of one object's metric, as severe as the level that is active."""
     name = rule.metric_name
@@ -29,7 +29,7 @@ def health_of(
     )
 
 
-def _status(memory: Memory, reading: Reading) -> HealthStatus:
+def _status(memory: Memory | None, reading: Reading) -> HealthStatus:
     if reading.value is None:
         return HealthStatus.UNKNOWN
-    return memory.held.health if memory.held else HealthStatus.NORMAL
+    return memory.held.health if memory and memory.held else HealthStatus.NORMAL

@@ -1,9 +1,11 @@
 """The rules: read from YAML, changed by the user's own file, and checked against the metrics that exist."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +39,7 @@ class RuleSet:
     maintenance: tuple[Maintenance, ...] = ()
     flapping: FlapControl = field(default_factory=FlapControl)
     families: Mapping[str, Family] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, server: Watched) -> tuple[Rule, ...]:
         """Return the enabled rules as they are for one server."""
@@ -53,7 +56,22 @@ class RuleSet:
         check(self, {name: metric for each in known.values() for name, metric in _metrics(each)})
         for rule in self.rules.values():
             wording.check(rule, known[rule.family])
-        return replace(self, families=known)
+        digests = {name: self._digest(rule) for name, rule in self.rules.items()}
+        return replace(self, families=known, digests=digests)
+
+    def condition(self, rule: Rule) -> dict[str, Any]:
+        """Return a rule and what is changed of it for some servers, as plain JSON values."""
+        changes = [
+            override.model_dump(mode="json", by_alias=True, exclude_none=True)
+            for override in self.overrides
+            if override.names(rule.name)
+        ]
+        return {**rule.model_dump(mode="json", by_alias=True), "overrides": changes}
+
+    def _digest(self, rule: Rule) -> str:
+        window = self.window(rule).total_seconds()
+        text = json.dumps([self.condition(rule), window], sort_keys=True)
+        return sha256(text.encode()).hexdigest()
 
     def _overridden(self, rule: Rule, server: Watched) -> Rule:
         for override in self.overrides:

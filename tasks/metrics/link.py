@@ -1,5 +1,6 @@
 """One long-lived connection to one database of a looked-after server, and what is known of it."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Collection, Iterable, MutableMapping
@@ -33,6 +34,7 @@ Answers = MutableMapping[str, FamilyAnswer]
 APPLICATION_NAME = "onevault metrics"
 LATE = "the collection's deadline passed before it answered"
 _CANCEL_SECONDS = 0.5
+_LEAVE_SECONDS = 1.0
 _LOCK_TIMEOUT_MS = 500
 _SETTINGS: dict[str, int | str] = {
     "client_encoding": "UTF8",
@@ -112,9 +114,26 @@ class Link:
         self._memory.reconnected()
 
     async def close(self) -> None:
-        """Close the connection, if there is one."""
-        if self._conn is not None:
-            await self._conn.close()
+        """Close the connection, if there is one, and see the session end, so that its place is free for another."""
+        if self._conn is None:
+            return
+        other_end = self._other_end()
+        await self._conn.close()
+        if other_end is not None:
+            with other_end, suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_LEAVE_SECONDS):
+                    while await asyncio.get_running_loop().sock_recv(other_end, 1024):
+                        pass
+
+    def _other_end(self) -> socket.socket | None:
+        """Return a second handle of the connection's socket, or None when it is closed."""
+        if not self.is_open:
+            return None
+        with suppress(OSError, psycopg.Error):
+            other = socket.socket(fileno=os.dup(self.connection.fileno()))
+            other.setblocking(False)
+            return other
+        return None
 
     async def cancel(self) -> None:
         """Ask the server to end what it does for us; it may not hear."""
@@ -125,9 +144,10 @@ class Link:
 
     def cut(self) -> None:
         """Shut the socket, so that whoever waits for the server is told at once that it went."""
-        if self.is_open:
-            with suppress(OSError), socket.socket(fileno=os.dup(self.connection.fileno())) as s:
-                s.shutdown(socket.SHUT_RDWR)
+        other_end = self._other_end()
+        if other_end is not None:
+            with other_end, suppress(OSError):
+                other_end.shutdown(socket.SHUT_RDWR)
 
     async def ask(self, families: Iterable[Family], answers: Answers) -> None:
         """Connect if need be, and put each family's answer into answers; those that the deadline cut off stay out.

@@ -445,7 +445,7 @@ SELECT
         SELECT FROM monitoring.family_status AS status
         WHERE status.server_hk = series.server_hk
           AND status.family = series.family
-          AND status.database_name IN ('', series.labels ->> 'database', series.labels ->> 'datname')
+          AND status.database_name IN ('', series.labels ->> 'database')
           AND status.collected_at > latest.sampled_at
     ) AS is_gone
 FROM monitoring.series
@@ -538,8 +538,7 @@ JOIN monitoring.series
    AND series.labels @> %(labels)s::jsonb
 CROSS JOIN LATERAL (
     SELECT
-        array_agg(at ORDER BY at), array_agg(n ORDER BY at), array_agg(total ORDER BY at), array_agg(low ORDER BY at),
-        array_agg(high ORDER BY at), array_agg(covered_seconds ORDER BY at)
+        array_agg(at), array_agg(n), array_agg(total), array_agg(low), array_agg(high), array_agg(covered_seconds)
     FROM (
         SELECT
             date_bin(%(step)s::interval, reading.sampled_at, %(since)s) AS at,
@@ -559,6 +558,7 @@ CROSS JOIN LATERAL (
         ) AS reading
         WHERE reading.value IS NOT NULL
         GROUP BY at
+        ORDER BY at
     ) AS step
     HAVING count(*) > 0
 ) AS points
@@ -574,17 +574,21 @@ JOIN monitoring.series
    AND series.labels @> %(labels)s::jsonb
 CROSS JOIN LATERAL (
     SELECT
-        array_agg(hour.bucket_at ORDER BY hour.bucket_at),
-        array_agg((hour.stats -> wanted.metric -> 'n')::bigint ORDER BY hour.bucket_at),
-        array_agg((hour.stats -> wanted.metric -> 'sum')::double precision ORDER BY hour.bucket_at),
-        array_agg((hour.stats -> wanted.metric -> 'min')::double precision ORDER BY hour.bucket_at),
-        array_agg((hour.stats -> wanted.metric -> 'max')::double precision ORDER BY hour.bucket_at),
-        array_agg(hour.covered_seconds ORDER BY hour.bucket_at)
-    FROM monitoring.metric_hourly AS hour
-    WHERE hour.series_id = series.series_id
-      AND hour.bucket_at >= %(since)s
-      AND hour.bucket_at <= %(until)s
-      AND hour.stats ? wanted.metric
+        array_agg(at),
+        array_agg((stat -> 'n')::bigint),
+        array_agg((stat -> 'sum')::double precision),
+        array_agg((stat -> 'min')::double precision),
+        array_agg((stat -> 'max')::double precision),
+        array_agg(covered_seconds)
+    FROM (
+        SELECT hour.bucket_at AS at, hour.stats -> wanted.metric AS stat, hour.covered_seconds
+        FROM monitoring.metric_hourly AS hour
+        WHERE hour.series_id = series.series_id
+          AND hour.bucket_at >= %(since)s
+          AND hour.bucket_at <= %(until)s
+        ORDER BY hour.bucket_at
+    ) AS step
+    WHERE stat IS NOT NULL
     HAVING count(*) > 0
 ) AS points
 ORDER BY series.family, wanted.metric, series.labels;
@@ -599,17 +603,21 @@ JOIN monitoring.series
    AND series.labels @> %(labels)s::jsonb
 CROSS JOIN LATERAL (
     SELECT
-        array_agg(day.bucket_at ORDER BY day.bucket_at),
-        array_agg((day.stats -> wanted.metric -> 'n')::bigint ORDER BY day.bucket_at),
-        array_agg((day.stats -> wanted.metric -> 'sum')::double precision ORDER BY day.bucket_at),
-        array_agg((day.stats -> wanted.metric -> 'min')::double precision ORDER BY day.bucket_at),
-        array_agg((day.stats -> wanted.metric -> 'max')::double precision ORDER BY day.bucket_at),
-        array_agg(day.covered_seconds ORDER BY day.bucket_at)
-    FROM monitoring.metric_daily AS day
-    WHERE day.series_id = series.series_id
-      AND day.bucket_at >= %(since)s
-      AND day.bucket_at <= %(until)s
-      AND day.stats ? wanted.metric
+        array_agg(at),
+        array_agg((stat -> 'n')::bigint),
+        array_agg((stat -> 'sum')::double precision),
+        array_agg((stat -> 'min')::double precision),
+        array_agg((stat -> 'max')::double precision),
+        array_agg(covered_seconds)
+    FROM (
+        SELECT day.bucket_at AS at, day.stats -> wanted.metric AS stat, day.covered_seconds
+        FROM monitoring.metric_daily AS day
+        WHERE day.series_id = series.series_id
+          AND day.bucket_at >= %(since)s
+          AND day.bucket_at <= %(until)s
+        ORDER BY day.bucket_at
+    ) AS step
+    WHERE stat IS NOT NULL
     HAVING count(*) > 0
 ) AS points
 ORDER BY series.family, wanted.metric, series.labels;

@@ -160,7 +160,7 @@ def test_an_object_that_is_not_in_the_later_answer_is_gone(vault, now):
 
 def test_a_table_is_not_gone_because_another_database_answered(vault, now):
     before = now - timedelta(seconds=60)
-    table = sample("tables", {"database": "shop", "relname": "orders"}, sampled_at=before)
+    table = sample("tables", {"database": "shop", "table_name": "orders"}, sampled_at=before)
     write(
         vault,
         table,

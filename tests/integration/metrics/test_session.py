@@ -358,7 +358,7 @@ def test_a_family_that_holds_everything_up_is_found_after_the_deadline(site: Sit
         assert of(third, "sleeps").state is FamilyState.DEGRADED
         assert of(third, "work").state is FamilyState.OK
 
-    site.run(body, deadline_seconds=1.5)
+    site.run(body, deadline_seconds=3)
 
 
 def test_without_pg_monitor_what_needs_it_is_refused_and_the_rest_answers(site: Site):
@@ -505,7 +505,7 @@ def test_a_server_that_was_stopped_in_its_tracks_does_not_hold_the_collection(ow
             pid = int((own.server.cluster.data / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGSTOP)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 hung = await session.collect([LIGHT])
                 if whom == "postmaster":
                     hung = await session.collect([LIGHT])
@@ -516,7 +516,7 @@ def test_a_server_that_was_stopped_in_its_tracks_does_not_hold_the_collection(ow
         assert hung.facts is None
         assert of(await session.collect([LIGHT]), AVAILABILITY).state is FamilyState.OK
 
-    own.run(body, deadline_seconds=1)
+    own.run(body, deadline_seconds=2)
 
 
 def test_a_collection_that_is_given_up_leaves_a_session_that_works(site: Site):
@@ -606,8 +606,7 @@ def test_the_connection_limit_of_the_login_is_respected(own: Site, limit: int):
         counter.cancel()
         await asyncio.wait({counter})
         await watcher.close()
-        # A session that was closed may still be on its way out.
-        assert 1 <= most <= limit
+        assert 1 <= most <= limit - 1
 
     with own.server.connect() as connection:
         for name in names:
@@ -642,9 +641,9 @@ def test_thirty_databases_take_turns_over_two_connections(own: Site):
 
 
 def test_what_the_deadline_leaves_is_read_the_next_time(own: Site):
-    names = {f"shop_{i}" for i in range(8)}
+    names = {f"shop_{i:02}" for i in range(12)}
     slow = own.catalog.families["tables"]
-    text = slow.variants[0].text.replace("select current", "select pg_sleep(0.3), current")
+    text = slow.variants[0].text.replace("select current", "select pg_sleep(0.4), current")
     variants = (replace(slow.variants[0], text=text),)
     own.catalog = Catalog({**own.catalog.families, "tables": replace(slow, variants=variants)})
 
@@ -653,7 +652,6 @@ def test_what_the_deadline_leaves_is_read_the_next_time(own: Site):
         while set().union(*rounds) != names | {"postgres"}:
             collected = await session.collect([HOURLY])
             read = {a.database for a in collected.answers if a.state is FamilyState.OK}
-            assert read, "a round that reads nothing never ends"
             assert len(rounds) < 30
             rounds.append(read - {"", "postgres"} | {"postgres"})
         assert len(rounds) > 1
@@ -662,7 +660,7 @@ def test_what_the_deadline_leaves_is_read_the_next_time(own: Site):
     with own.server.connect() as connection:
         for name in names:
             connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-    own.run(body, database_connections=1, deadline_seconds=1.5)
+    own.run(body, database_connections=1, deadline_seconds=3)
 
 
 def test_a_database_that_is_dropped_is_no_longer_read(own: Site):
