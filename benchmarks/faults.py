@@ -381,23 +381,22 @@ def pool_exhausted(shop: Shop) -> Iterator[None]:
     """Let many clients wait for the few connections of a pool, which work on something long."""
     with ExitStack() as stack:
         sessions = [stack.enter_context(shop.pooled()) for _ in range(_POOLED)]
-        threads = [in_background(each, "SELECT pg_sleep(%s)", 120) for each in sessions]
+        words = "SELECT pg_sleep(%s) /* pooled */"
+        threads = [in_background(each, words, 120) for each in sessions]
         try:
             yield
         finally:
             with shop.admin() as admin:
-                for _ in range(_POOLED):
-                    if not _cancel_sleepers(admin) and not any(t.is_alive() for t in threads):
-                        break
-                    threads[0].join(0.3)
-            _join(threads)
+                while waiting := [thread for thread in threads if thread.is_alive()]:
+                    _cancel_pooled(admin)
+                    waiting[0].join(0.3)
 
 
-def _cancel_sleepers(admin: psycopg.Connection[Any]) -> int:
-    return admin.execute(
-        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(%' AND state = 'active'"
-        " AND query LIKE '%120%'"
-    ).rowcount
+def _cancel_pooled(admin: psycopg.Connection[Any]) -> None:
+    admin.execute(
+        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
+        " WHERE query LIKE '%/* pooled */' AND state = 'active'"
+    )
 
 
 @contextmanager

@@ -23,7 +23,6 @@ CHECKS = "check_pgactivity"
 SERVICES = ("backends", "locks")
 _PLUGINS = "/usr/lib/nagios/plugins"
 _READY_SECONDS = 20.0
-_PARTING_SECONDS = 0.05
 _UNKNOWN = 3
 
 _TABLE_LABELS = ("datname", "schemaname", "relname")
@@ -171,13 +170,12 @@ class PgActivity:
     folder: Path
     share: int = 1
     every: int = 6
+    name: str = ""
     _client: float = 0.0
     _server: float = 0.0
 
-    @property
-    def name(self) -> str:
-        """Return the service's name."""
-        return f"{CHECKS} {self.service}"
+    def __post_init__(self) -> None:
+        self.name = f"{CHECKS} {self.service}"
 
     async def run(self) -> int:
         """Run it once; Refused when it could not find out."""
@@ -197,7 +195,12 @@ class PgActivity:
         if program is None:
             message = "not installed: apt install check-pgactivity"
             raise Refused(message)
-        argv = [program, f"--service={self.service}", f"--host={HOST}", f"--port={self.server.port}"]
+        argv = [
+            program,
+            f"--service={self.service}",
+            f"--host={HOST}",
+            f"--port={self.server.port}",
+        ]
         argv += [f"--username={self.login}", f"--dbname={DATABASE}", "--warning=90%"]
         argv += ["--critical=95%", f"--status-file={self.folder / 'status'}"]
         env = {"PGPASSWORD": self.server.password}

@@ -103,9 +103,7 @@ class WatchedServer:
 
     def target(self, login: str, name: str | None = None) -> Target:
         """Return it as the collector knows a server."""
-        return Target(
-            name=name or login, conninfo=lambda database: self.conninfo(login, database)
-        )
+        return Target(name=name or login, conninfo=lambda database: self.conninfo(login, database))
 
     def admin(self) -> psycopg.Connection:
         """Connect as the superuser."""
@@ -177,9 +175,7 @@ def watched_server(folder: Path, installation: Installation) -> Iterator[Watched
 
 def _fill(server: WatchedServer) -> None:
     run_pgbench(server, "--initialize", f"--scale={SCALE}", "--quiet")
-    table: LiteralString = (
-        "CREATE TABLE {table} (id integer PRIMARY KEY, note text, amount integer NOT NULL DEFAULT 0)"
-    )
+    table: LiteralString = "CREATE TABLE {table} (id integer PRIMARY KEY, note text, amount integer NOT NULL DEFAULT 0)"
     with server.admin() as admin:
         admin.execute("CREATE EXTENSION pg_stat_statements")
         for number in range(TABLES):
@@ -208,7 +204,13 @@ def clients(
     server: WatchedServer, number: int, output: Path, arguments: Sequence[str]
 ) -> Iterator[None]:
     """Have so many clients of pgbench at work for the time of a block, all of them connected at its beginning."""
-    general = (f"--client={number}", "--jobs=2", "--no-vacuum", "--time=3600", "--protocol=prepared")
+    general = (
+        f"--client={number}",
+        "--jobs=2",
+        "--no-vacuum",
+        "--time=3600",
+        "--protocol=prepared",
+    )
     process = start_pgbench(server, output, *general, *arguments)
     try:
         _await_clients(server, process, number, output)

@@ -57,6 +57,11 @@ def show(shown: RenderableType) -> None:
     _console().print(shown)
 
 
+def columns() -> int:
+    """Return how wide it is that show prints."""
+    return _console().width
+
+
 def show_catalog(entries: Sequence[CatalogEntry]) -> None:
     """Print the catalog, in a short form where the terminal is narrow."""
     console = _console()

@@ -7,6 +7,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from deployments import tables
 from deployments.monitoring.vault_door import opened_vault
@@ -67,6 +68,9 @@ def plain(found: Sequence[Silence]) -> list[dict[str, Any]]:
 
 def show(found: Sequence[Silence]) -> None:
     """Print them."""
+    if not found:
+        tables.show(Text("no silences"))
+        return
     table = Table(title="silences", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("matches", "until (UTC)", "by", "why", "id"):
         table.add_column(heading, overflow="fold")

@@ -192,6 +192,8 @@ def _opened(change: Change, series: Series, key: str, now: datetime) -> Alert:
             "metric": rule.metric,
             "texts": dict(series.texts),
             "read_at": reading.at.isoformat(),
+            "next_step": rule.next_step,
+            **({"runbook": rule.runbook} if rule.runbook else {}),
         },
         is_flapping=change.memory.is_flapping,
     )

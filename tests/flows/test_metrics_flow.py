@@ -1,5 +1,6 @@
 """The flows of metrics and alerts as Prefect and the vault see them: states, tables, events, and who leads."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -175,7 +176,7 @@ def test_a_server_that_is_down_is_a_finding_and_others_are_read(
         " join monitoring.series s using (series_id) join monitoring.server_h h using (server_hk)"
         " where s.family = 'availability' order by 1"
     )
-    assert ups == [(site.server, "1"), (away, "0")] or ups == [(site.server, "1.0"), (away, "0.0")]
+    assert [(server, float(up)) for server, up in ups] == [(site.server, 1.0), (away, 0.0)]
     assert ("server_down", "OPEN") in statuses(site)
     (event,) = until(lambda: events_named("onevault.alert.firing", away))
     assert event.resource["onevault.rule"] == "server_down"
@@ -253,8 +254,7 @@ def test_rules_that_cannot_be_used_are_a_sentence(
     site: MonitoringSite, monkeypatch: pytest.MonkeyPatch, rules: str
 ):
     monkeypatch.setenv("ONEVAULT_RULES", site.overrides(rules))
-    flow: Any = evaluate_alerts
-    for state in (flow(return_state=True), watch_servers([site.server], 1, return_state=True)):
+    for state in (evaluate(), watch_servers([site.server], 1, return_state=True)):
         assert state.is_failed()
         assert "cannot be used" in (state.message or "")
         assert len((state.message or "").splitlines()) == 1
@@ -338,13 +338,36 @@ def test_expired_partitions_are_dropped(site: MonitoringSite):
     assert site.readings("availability") == 1
 
 
-def test_evaluating_alone_needs_no_collector(site: MonitoringSite, monkeypatch: pytest.MonkeyPatch):
+def test_evaluating_alone_sees_what_was_stored_and_not_yet_evaluated(
+    site: MonitoringSite, monkeypatch: pytest.MonkeyPatch
+):
     site.save_block(port=9)
-    assert collect(site.server).is_completed()
-    assert ("server_down", "OPEN") not in statuses(site), "it has not been down for long enough"
     monkeypatch.setenv("ONEVAULT_RULES", site.overrides(DOWN_AT_ONCE))
-    flow: Any = evaluate_alerts
-    state = flow([site.server], return_state=True)
+    with work.leading() as sink:
+        assert sink
+        (target,) = work.ServerList([site.server]).read()
+        collector = work.Collector(lambda: [target], work.metrics_catalog(), sink)
+        sink.write([asyncio.run(collector.collect_once(target, list(Tier)))])
+    assert statuses(site) == []
+    state = evaluate(site.server)
     assert state.is_completed(), state.message
     assert "alerts are open on 1 servers" in (state.message or "")
     assert ("server_down", "OPEN") in statuses(site)
+
+
+def test_evaluating_alone_notices_that_no_collector_is_at_work(site: MonitoringSite):
+    assert collect(site.server).is_completed()
+    assert ("server_unwatched", "OPEN") not in statuses(site)
+    with vault.connect(site.vault_url) as conn:
+        conn.execute(
+            "update monitoring.family_status set attempted_at = attempted_at - interval '10 min',"
+            " collected_at = collected_at - interval '10 min'"
+        )
+    assert evaluate(site.server).is_completed()
+    assert ("server_unwatched", "OPEN") in statuses(site)
+
+
+def evaluate(*names: str) -> "State[Any]":
+    flow: Any = evaluate_alerts
+    state: State[Any] = flow(list(names) or None, return_state=True)
+    return state
