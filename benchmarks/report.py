@@ -119,7 +119,7 @@ def _head(results: Results) -> Iterator[str]:
     yield "# Results of `benchmarks/backup.py`"
     yield ""
     yield f"* {results.begun_at:%Y-%m-%d %H:%M} UTC, `{results.command}`"
-    yield f"* {_machine()}"
+    yield f"* {machine()}"
     yield f"* sources: {'; '.join(results.sources)}; data checksums on, fsync on, in the page cache"
     yield f"* {'; '.join(_versions())}"
     yield ""
@@ -226,7 +226,8 @@ def _giga(size: int) -> str:
     return f"{size / 1e9:.2f} GB"
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Say which processor, how many of it, and how much memory."""
     found = None
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

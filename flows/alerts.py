@@ -20,7 +20,8 @@ def evaluate_alerts(servers: list[str] | None = None) -> Evaluation:
     """
     try:
         ruleset = alerting.load_rules(metrics.metrics_catalog().families)
-        found = alerting.evaluate(ruleset, servers)
+        watched = [target.name for target in metrics.ServerList(servers).read()]
+        found = alerting.evaluate(ruleset, watched)
     except OneVaultError as error:
         return cast("Evaluation", Failed(message=str(error), data=error))
     sentence = f"{found.open_alerts} alerts are open on {found.servers} servers; {len(found.transitions)} changed now"

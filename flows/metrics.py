@@ -65,7 +65,7 @@ def collect_metrics(servers: list[str] | None = None, supervise: bool = False) -
             waiting = [work.collect_from.submit(target, sink) for target in targets if sink]
             collected = tuple(each.result() for each in waiting)
         ruleset = alerting.load_rules(work.metrics_catalog().families)
-        found = alerting.evaluate(ruleset)
+        found = alerting.evaluate(ruleset, [target.name for target in targets])
         for target in targets:
             work.show_health(target.name)
         if supervise and sink is not None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _KILO = 1024.0
 _PER_SECOND = " per second"
-_NUMBERS = frozenset({"", "1", "boolean", "count"})
 _STYLE = {
     "CRITICAL": "bold red",
     "HIGH": "red",
@@ -28,7 +27,7 @@ def ago(seconds: float | None) -> str:
 
 
 def amount(value: float | None, unit: str) -> str:
-    """Write a number with its unit; bytes and seconds in the unit that reads best."""
+    """Write a number: bytes, seconds and percent with a unit that reads well, what is counted without one."""
     if value is None:
         return "unknown"
     if unit.endswith(_PER_SECOND):
@@ -37,9 +36,13 @@ def amount(value: float | None, unit: str) -> str:
         return _bytes(value)
     if unit == "seconds":
         return ago(value) if value >= 1 else f"{1000 * value:.3g} ms"
-    if unit in _NUMBERS:
-        return f"{value:,.6g}"
-    return f"{value:,.1f} %" if unit in {"percent", "%"} else f"{value:,.6g} {unit}"
+    if unit == "milliseconds":
+        return amount(value / 1000, "seconds")
+    return f"{value:,.1f} %" if unit in {"percent", "%"} else _number(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value.is_integer() else f"{value:,.6g}"
 
 
 def _bytes(value: float) -> str:

@@ -181,12 +181,12 @@ JOIN monitoring.alert_definition_s AS version USING (alert_definition_hk)
 WHERE version.load_end_date IS NULL;
 
 -- name: not_emitted
--- Notifications for which no event has been emitted yet, oldest first.
+-- Changes of state and notifications for which no event has been emitted yet, oldest first.
 SELECT
     transition.transition_id, transition.fingerprint, transition.happened_at, transition.from_status,
     transition.to_status, transition.urgency_level, transition.metric_value, transition.notify_reason,
     transition.not_notified_because, alert.rule_name, alert.server_name, alert.labels, alert.summary,
-    definition.next_step, definition.runbook
+    alert.alert_category, alert.threshold_value, alert.started_timestamp, definition.next_step, definition.runbook
 FROM monitoring.alert_transition AS transition
 JOIN monitoring.alert_instance_s AS alert
     ON alert.alert_instance_hk = transition.alert_instance_hk AND alert.load_end_date IS NULL
@@ -195,7 +195,8 @@ JOIN monitoring.alert_definition_s AS definition
         SELECT hub.alert_definition_hk FROM monitoring.alert_instance_h AS hub
         WHERE hub.alert_instance_hk = transition.alert_instance_hk
     ) AND definition.load_end_date IS NULL
-WHERE transition.event_emitted_at IS NULL AND transition.notify_reason IS NOT NULL
+WHERE transition.event_emitted_at IS NULL
+  AND (transition.notify_reason IS NOT NULL OR transition.from_status IS DISTINCT FROM transition.to_status)
 ORDER BY transition.transition_id
 LIMIT %(limit)s;
 

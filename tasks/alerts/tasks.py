@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 from prefect import task
@@ -13,8 +13,8 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from tasks import opening
-from tasks.alerts import baselines, evaluation, loading
-from tasks.alerts.models import AlertStatus, Evaluation, Transition
+from tasks.alerts import baselines, evaluation, loading, store
+from tasks.alerts.models import AlertStatus, Evaluation
 from tasks.alerts.rules import RuleSet
 from tasks.connection import translating
 from tasks.errors import OneVaultError
@@ -53,11 +53,11 @@ class AlertWatch:
             self._conn = self._conn or opening.open_vault()
             with translating("evaluate the alert rules"):
                 found = evaluation.evaluate(self._conn, self._rules, datetime.now(UTC), servers)
+                announce(self._conn, found)
         except OneVaultError as error:
             self._note_away(error)
             return
         self._is_away = False
-        announce(found)
 
     def _note_away(self, error: OneVaultError) -> None:
         if not self._is_away:
@@ -76,7 +76,7 @@ def evaluate(ruleset: RuleSet, servers: Collection[str] | None = None) -> Evalua
     """Evaluate the rules once on what the vault holds now; too old a reading is an alert of its own."""
     with opening.open_vault() as conn, translating("evaluate the alert rules"):
         found = evaluation.evaluate(conn, ruleset, datetime.now(UTC), servers)
-    announce(found)
+        announce(conn, found)
     get_run_logger().info("%d alerts are open on %d servers", found.open_alerts, found.servers)
     return found
 
@@ -90,53 +90,57 @@ def compute_baselines() -> int:
     return made
 
 
-def announce(found: Evaluation) -> None:
-    """Log what changed, and emit a Prefect event for each alert that began, got worse or ended."""
+def announce(conn: psycopg.Connection, found: Evaluation) -> None:
+    """Log what changed, and emit a Prefect event for each alert that began, changed or ended.
+
+    An event counts as emitted only when Prefect's client has taken it: what was cut off is emitted the next time.
+    """
     for failure in found.failures:
         log.error("%s", failure)
     for transition in found.transitions:
         alert = transition.alert
-        log.log(
-            logging.INFO if alert.status is AlertStatus.RESOLVED else logging.WARNING,
-            "%s %s on %s: %s",
-            alert.severity.value,
-            alert.status.value,
-            alert.server,
-            alert.summary,
-        )
-        if transition.from_status is not alert.status or transition.notify:
-            _emit(transition)
+        level = logging.INFO if alert.status is AlertStatus.RESOLVED else logging.WARNING
+        words = (alert.severity.value, alert.status.value, alert.server, alert.summary)
+        log.log(level, "%s %s on %s: %s", *words)
+    if found.transitions:
+        rows = store.not_emitted(conn)
+        for row in rows:
+            emit_event(**event_of(row))
+        store.mark_emitted(conn, [row["transition_id"] for row in rows], datetime.now(UTC))
 
 
-def _emit(transition: Transition) -> None:
-    alert = transition.alert
-    resolved = alert.status is AlertStatus.RESOLVED
-    emit_event(
-        event="onevault.alert.resolved" if resolved else "onevault.alert.firing",
-        resource={
-            "prefect.resource.id": f"onevault.alert.{alert.fingerprint}",
-            "prefect.resource.name": f"{alert.rule} on {alert.server}",
-            "onevault.server": alert.server,
-            "onevault.rule": alert.rule,
-            "onevault.severity": alert.severity.value,
+def event_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the event of a transition: its name, the alert as resource, the server beside it, and what happened."""
+    resolved = row["to_status"] == AlertStatus.RESOLVED
+    server = row["server_name"]
+    return {
+        "event": "onevault.alert.resolved" if resolved else "onevault.alert.firing",
+        "occurred": row["happened_at"],
+        "resource": {
+            "prefect.resource.id": f"onevault.alert.{row['fingerprint']}",
+            "prefect.resource.name": f"{row['rule_name']} on {server}",
+            "onevault.server": server,
+            "onevault.rule": row["rule_name"],
+            "onevault.severity": row["urgency_level"],
         },
-        related=[
+        "related": [
             {
-                "prefect.resource.id": f"onevault.server.{alert.server}",
+                "prefect.resource.id": f"onevault.server.{server}",
+                "prefect.resource.name": server,
                 "prefect.resource.role": "server",
             }
         ],
-        payload={
-            "summary": alert.summary,
-            "status": alert.status.value,
-            "category": alert.category,
-            "labels": dict(alert.labels),
-            "value": transition.value,
-            "threshold": alert.threshold,
-            "notify": transition.notify.value if transition.notify else None,
-            "not_notified_because": transition.not_notified_because,
-            "next_step": transition.next_step,
-            "runbook": transition.runbook,
-            "started_at": alert.started_at.isoformat(),
+        "payload": {
+            "summary": row["summary"],
+            "status": row["to_status"],
+            "category": row["alert_category"],
+            "labels": row["labels"],
+            "value": row["metric_value"],
+            "threshold": row["threshold_value"],
+            "notify": row["notify_reason"],
+            "not_notified_because": row["not_notified_because"],
+            "next_step": row["next_step"],
+            "runbook": row["runbook"],
+            "started_at": row["started_timestamp"].isoformat(),
         },
-    )
+    }

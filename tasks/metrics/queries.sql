@@ -621,3 +621,7 @@ CROSS JOIN LATERAL (
     HAVING count(*) > 0
 ) AS points
 ORDER BY series.family, wanted.metric, series.labels;
+
+-- name: forget_gone
+-- The newest samples of objects that nobody has seen for so long; their history stays in samples and roll-ups.
+DELETE FROM monitoring.metric_latest WHERE sampled_at < %(now)s::timestamptz - make_interval(days => %(days)s);

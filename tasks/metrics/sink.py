@@ -1,5 +1,6 @@
 """The vault as a collector writes to it: one connection, made again when it is lost, and the lead that goes with it."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,8 @@ from tasks.metrics import store
 from tasks.metrics.models import Batch, Sample, StatementSnapshot
 from tasks.metrics.ports import SeriesKey
 from tasks.metrics.store import Heartbeat, SeriesCache
+
+log = logging.getLogger("onevault.collector")
 
 FLEET = "fleet"
 """The name under which one collector of a vault leads."""
@@ -35,6 +38,7 @@ class VaultSink:
         self._conn: psycopg.Connection | None = None
         self._cache = SeriesCache()
         self._turn = RLock()
+        self._noted: dict[str, str] = {}
 
     def lead(self) -> bool:
         """Take the lead unless another collector has it; Unavailable while the vault does not answer."""
@@ -48,10 +52,32 @@ class VaultSink:
             return True
 
     def write(self, batches: Sequence[Batch]) -> None:
-        """Write batches, each in a transaction of its own; writing one again changes nothing."""
+        """Write batches, each in a transaction of its own; writing one again changes nothing.
+
+        What the vault refuses of one server is dropped and logged, so that the others' samples do not wait for it.
+        """
         for batch in batches:
             with self._vault() as conn:
-                store.write(conn, batch, self._cache)
+                self._write(conn, batch)
+
+    def _write(self, conn: psycopg.Connection, batch: Batch) -> None:
+        try:
+            written = store.write(conn, batch, self._cache)
+        except Refused as error:
+            self._note(batch.server, str(error))
+            return
+        if written.refused:
+            self._note(
+                batch.server,
+                f"{written.refused} rows are dated too far from the vault's clock: set the collector's clock",
+            )
+        else:
+            self._noted.pop(batch.server, None)
+
+    def _note(self, server: str, fault: str) -> None:
+        if self._noted.get(server) != fault:
+            log.error("not stored of %s: %s", server, fault)
+        self._noted[server] = fault
 
     def latest(
         self, server: str

@@ -142,6 +142,12 @@ def collectors(conn: psycopg.Connection) -> tuple[CollectorRow, ...]:
         return tuple(cursor.execute(_query("collectors")).fetchall())
 
 
+def forget_gone(conn: psycopg.Connection, now: datetime, days: int = 30) -> int:
+    """Forget the newest samples of objects that were not seen for so long, and return how many."""
+    with connection.translating("forget objects that are gone"):
+        return conn.execute(_query("forget_gone"), {"now": now, "days": days}).rowcount
+
+
 def try_lead(conn: psycopg.Connection, name: str) -> bool:
     """Become the one collector that leads under this name, until the session ends; False when another one does."""
     with connection.translating(f"take the lead of collector {name}"):

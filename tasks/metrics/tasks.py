@@ -219,8 +219,15 @@ def roll_up() -> rollup.RollUp:
 def drop_expired(retention: Retention) -> partitions.Dropped:
     """Drop the partitions whose samples are older than they are kept."""
     with opening.open_vault() as conn:
-        dropped = partitions.drop_expired(conn, datetime.now(UTC), retention)
-    get_run_logger().info("%s", dropped)
+        now = datetime.now(UTC)
+        dropped = partitions.drop_expired(conn, now, retention)
+        gone = store.forget_gone(conn, now)
+    log = get_run_logger()
+    log.info(
+        "dropped %s; forgot %d objects that are gone", ", ".join(dropped.dropped) or "nothing", gone
+    )
+    if dropped.busy:
+        log.warning("busy, left for the next run: %s", ", ".join(dropped.busy))
     return dropped
 
 

@@ -120,10 +120,10 @@ def test_an_alert_that_comes_again_is_another_episode_and_told(vault, readings, 
 
 def test_a_worse_level_makes_a_version_and_is_told(vault, readings, shipped):
     told: list[Notify | None] = []
-    for seconds in range(0, 121, 60):
+    for seconds in range(0, 41, 10):
         readings.add(USED, 85.0, at(seconds), labels=DISK)
         told += [each.notify for each in evaluate(vault, shipped, at(seconds + 1)).transitions]
-    for seconds in (180, 240):
+    for seconds in range(50, 81, 10):
         readings.add(USED, 96.0, at(seconds), labels=DISK)
         told += [each.notify for each in evaluate(vault, shipped, at(seconds + 1)).transitions]
     assert told == [Notify.FIRST, Notify.WORSE]
