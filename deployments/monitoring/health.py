@@ -205,6 +205,25 @@ class _Line:
             return float("inf")
         return -value if self.row.direction == Direction.LOWER_IS_WORSE else value
 
+    def _coloured(self, text: str) -> str:
+        """Mark a value that is past a limit already, though not yet for as long as the alert rule wants."""
+        for limit, style in (
+            (self.row.threshold_critical, "red"),
+            (self.row.threshold_warning, "yellow"),
+        ):
+            if limit is not None and self._is_past(limit):
+                return f"[{style}]{text}[/{style}]"
+        return text
+
+    def _is_past(self, limit: float) -> bool:
+        if self.value is None or self.row.direction == Direction.NEUTRAL:
+            return False
+        return (
+            self.value < limit
+            if self.row.direction == Direction.LOWER_IS_WORSE
+            else self.value > limit
+        )
+
     def cells(self, others: int) -> list[str]:
         row = self.row
         more = f" (worst of {others + 1})" if others else ""
@@ -212,7 +231,7 @@ class _Line:
         return [
             styled(row.status.value),
             row.metric + what,
-            amount(self.value, row.unit),
+            self._coloured(amount(self.value, row.unit)),
             _limits(row),
             ago(self.series.age_seconds) if self.series else "",
         ]

@@ -20,6 +20,8 @@ from tasks.alerts.reading import Explanation
 from tasks.errors import Refused
 from tasks.metrics import catalog
 
+_RULE_COLUMNS = 28
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -69,17 +71,20 @@ def _rules_table(rules: Sequence[Rule]) -> Table:
     table = Table(
         title=f"{len(rules)} alert rules", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
     )
-    for heading in ("rule", "category", "metric", "severity", "when", "for", "clear"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("rule\n  category, metric", overflow="fold", min_width=_RULE_COLUMNS)
+    table.add_column("severity", no_wrap=True)
+    for heading in ("when", "for", "clear"):
+        table.add_column(heading, justify="right", overflow="fold")
     for rule in rules:
+        lines = (rule.name, f"  [dim]{rule.category.value}, {_metric(rule)}[/dim]")
         for number, level in enumerate(rule.levels):
-            first = (rule.name, rule.category.value, _metric(rule)) if number == 0 else ("",) * 3
+            first = "\n".join(lines[number:]) if number + 1 == len(rule.levels) else lines[number]
             table.add_row(
-                *first,
+                first if number < len(lines) else "",
                 styled(level.severity.value),
-                f"{rule.operator} {level.threshold:g}",
+                f"{rule.operator} {level.threshold:,.15g}",
                 show_duration(level.lasting),
-                f"{level.clear_threshold:g}",
+                f"{level.clear_threshold:,.15g}",
             )
     return table
 

@@ -35,8 +35,8 @@ class Databases:
         return tuple(self._links.values())
 
     def has_due(self, tiers: Collection[Tier]) -> bool:
-        """Tell whether any family of databases is due."""
-        return any(family.tier in tiers for family in self._families)
+        """Tell whether any family of databases is due, or was due when the time was up before its turn."""
+        return bool(self._due(tiers)) or self._rotation.is_behind
 
     async def close(self) -> None:
         """Close every connection."""
@@ -44,7 +44,7 @@ class Databases:
             await self._links.popitem()[1].close()
 
     async def order(self, maintenance: Link, tiers: Collection[Tier]) -> list[str]:
-        """Return the databases that take a turn, the longest waiting first; those dropped are forgotten."""
+        """Return the databases that are owed a turn, the longest waiting first; those dropped are forgotten."""
         conn = maintenance.connection
         query = STATEMENTS.get("databases", conn.info.server_version // 10_000)
         async with conn.cursor(row_factory=dict_row) as cursor:
@@ -54,12 +54,15 @@ class Databases:
             self._note_right(row["name"], login, may_connect=row["may_connect"])
         names = [row["name"] for row in rows]
         await self._forget(names)
-        return self._rotation.owe(names, tiers)
+        waiting = self._rotation.owe(names, self._due(tiers))
+        return [name for name in waiting if self._rotation.is_owed(name)]
 
     async def visit_own(self, maintenance: Link, found: list[FamilyAnswer]) -> None:
         """Give the maintenance database its turn over the connection that is there."""
         answers: Answers = {}
         families = self._owed(maintenance.database)
+        if not families:
+            return
         try:
             await maintenance.ask(families, answers)
         finally:
@@ -128,6 +131,9 @@ class Databases:
             self._refused[name] = (message, monotonic() + ASK_AGAIN_SECONDS)
         elif self._refused.get(name, ("", 0.0))[0] == message:
             del self._refused[name]
+
+    def _due(self, tiers: Collection[Tier]) -> frozenset[Tier]:
+        return frozenset(family.tier for family in self._families if family.tier in tiers)
 
     def _owed(self, name: str) -> list[Family]:
         tiers = self._rotation.visit(name)

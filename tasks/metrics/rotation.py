@@ -13,6 +13,15 @@ class Rotation:
         self._turns: dict[str, int] = {}
         self._turn = 0
 
+    @property
+    def is_behind(self) -> bool:
+        """Tell whether any database is owed a turn."""
+        return any(self._owed.values())
+
+    def is_owed(self, database: str) -> bool:
+        """Tell whether this database is owed a turn."""
+        return bool(self._owed.get(database))
+
     def owe(self, databases: Iterable[str], tiers: Iterable[Tier]) -> list[str]:
         """Add these tiers to what each database is owed and return them, the longest waiting first.
 

@@ -30,7 +30,7 @@ from tasks.metrics.models import (
 from tasks.metrics.remembering import Memory
 from tasks.redaction import redact
 
-_LONGEST_COLLECTION_SECONDS = 60.0
+_LONGEST_COLLECTION_SECONDS = 30.0
 _GRACE_SECONDS = 1.0
 _TEXTS_SECONDS = 15.0
 _STATEMENTS_EXTENSION = "pg_stat_statements"
@@ -49,7 +49,7 @@ class ServerSession:
 
     It holds one connection to the maintenance database and at most database_connections others, fewer when the
     login's CONNECTION LIMIT asks for it: it never uses more than the limit - 1, and at least 1. A collection ends
-    after deadline_seconds (without one: after the longest of its tiers, and a minute at most), and up to two more in
+    after deadline_seconds (without one: after the longest of its tiers, and half a minute at most: the light tier waits for it), and up to two more in
     which the server is asked to let go.
     """
 

@@ -29,3 +29,14 @@ def test_a_new_database_is_first_and_a_dropped_one_is_forgotten():
     assert rotation.owe(["b", "new"], [Tier.HOURLY]) == ["new", "b"]
     assert rotation.owe(["a", "b"], [Tier.HOURLY]) == ["a", "b"]
     assert rotation.visit("a") == {Tier.HOURLY}
+
+
+def test_what_the_time_was_too_short_for_is_owed_until_its_turn():
+    rotation = Rotation()
+    assert not rotation.is_behind
+    rotation.owe(["a", "b"], [Tier.HOURLY])
+    rotation.visit("a")
+    assert rotation.is_behind
+    assert [name for name in rotation.owe(["a", "b"], []) if rotation.is_owed(name)] == ["b"]
+    rotation.visit("b")
+    assert not rotation.is_behind
