@@ -61,6 +61,7 @@ def show(console: Console, server: EmbeddedServer) -> bool:
             console.print(health.alerts_table(_alerts(server.name)))
         console.print("   ended both")
         ended = _follow(console, server.name, time.monotonic(), firing=False)
+        _wait(lambda: _has_statements(server.name), "the second reading of the statements")
     _show_what_it_read(console, server.name)
     return fired and ended
 
@@ -100,6 +101,11 @@ def _alerts(server: str) -> Sequence[Alert]:
 def _is_collected(server: str) -> bool:
     with opened_vault() as conn:
         return any(row.is_up for row in reading.fleet(conn, server))
+
+
+def _has_statements(server: str) -> bool:
+    with opened_vault() as conn:
+        return bool(reading.top_statements(conn, server, minutes=10, limit=1))
 
 
 def _wait(condition: Callable[[], Found], what: str) -> Found:

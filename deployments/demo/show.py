@@ -54,12 +54,12 @@ def _scenes(console: Console, scale: int) -> bool:
         services.point_here(running)
     with _scene(console, "blocks, work pool, schedules"):
         deploying = _register(source, metrics_password, running)
+        running = monitoring.start(running, SERVER)
     reports = [
         _backup(console, "logical", data.DATABASE),
         _backup(console, "physical", None),
     ]
     caught = _damage(console, reports[0].backup_id)
-    running = monitoring.start(running, SERVER)
     with _scene(console, "metrics under load, two faults on purpose, and the alerts they become"):
         seen = monitoring.show(console, source)
     with _scene(console, "schedules and worker"):

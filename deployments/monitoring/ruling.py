@@ -1,7 +1,7 @@
 """`onevault rules`: what would be an alert, and why one is or is not firing."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,14 +13,15 @@ from rich.text import Text
 
 from deployments import tables
 from deployments.monitoring.vault_door import opened_vault
-from deployments.monitoring.wording import named, styled
+from deployments.monitoring.wording import amount, named, styled
 from tasks.alerts import loading, reading
-from tasks.alerts.models import Rule, show_duration
+from tasks.alerts.models import Level, Rule, show_duration
 from tasks.alerts.reading import Explanation
 from tasks.errors import Refused
 from tasks.metrics import catalog
+from tasks.metrics.models import Family
 
-_RULE_COLUMNS = 28
+_RULE_COLUMNS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Found:
 
     rules: Sequence[Rule] = ()
     explanations: Sequence[Explanation] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(rule: str | None, server: str | None) -> Found:
@@ -45,7 +47,8 @@ def read(rule: str | None, server: str | None) -> Found:
     if rule is not None and rule not in ruleset.rules:
         message = f"There is no rule {rule}: `onevault rules` lists them."
         raise Refused(message)
-    return Found([each for each in ruleset.rules.values() if rule in {None, each.name}])
+    chosen = [each for each in ruleset.rules.values() if rule in {None, each.name}]
+    return Found(chosen, units={each.name: _unit(each, ruleset.families) for each in chosen})
 
 
 def plain(found: Found) -> list[Any]:
@@ -59,7 +62,7 @@ def plain(found: Found) -> list[Any]:
 def show(found: Found) -> None:
     """Print it."""
     if found.rules:
-        tables.show(_rules_table(found.rules))
+        tables.show(_rules_table(found))
         if len(found.rules) == 1:
             tables.show(Text(f"{found.rules[0].description}\n{found.rules[0].next_step}"))
         return
@@ -67,30 +70,33 @@ def show(found: Found) -> None:
     tables.show(Group(*parts) if parts else Text("the rule looks at nothing on this server now"))
 
 
-def _rules_table(rules: Sequence[Rule]) -> Table:
-    table = Table(
-        title=f"{len(rules)} alert rules", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
-    )
-    table.add_column("rule\n  category, metric", overflow="fold", min_width=_RULE_COLUMNS)
-    table.add_column("severity", no_wrap=True)
-    for heading in ("when", "for", "clear"):
-        table.add_column(heading, justify="right", overflow="fold")
-    for rule in rules:
-        lines = (rule.name, f"  [dim]{rule.category.value}, {_metric(rule)}[/dim]")
+def _rules_table(found: Found) -> Table:
+    title = f"{len(found.rules)} alert rules"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("rule\n  metric", overflow="fold", min_width=_RULE_COLUMNS)
+    for heading in ("severity", "when", "for", "clear at"):
+        table.add_column(heading, no_wrap=True)
+    for rule in found.rules:
         for number, level in enumerate(rule.levels):
-            first = "\n".join(lines[number:]) if number + 1 == len(rule.levels) else lines[number]
-            table.add_row(
-                first if number < len(lines) else "",
-                styled(level.severity.value),
-                f"{rule.operator} {level.threshold:,.15g}",
-                show_duration(level.lasting),
-                f"{level.clear_threshold:,.15g}",
-            )
+            what = f"{rule.name}\n  [dim]{rule.metric}[/dim]" if number == 0 else ""
+            table.add_row(what, *_level(rule, level, found.units[rule.name]))
     return table
 
 
-def _metric(rule: Rule) -> str:
-    return f"{rule.metric} per second" if rule.per_second else rule.metric
+def _level(rule: Rule, level: Level, unit: str) -> tuple[str, ...]:
+    return (
+        styled(level.severity.value),
+        f"{rule.operator} {amount(level.threshold, unit)}",
+        show_duration(level.lasting),
+        amount(level.clear_threshold, unit),
+    )
+
+
+def _unit(rule: Rule, families: Mapping[str, Family]) -> str:
+    family = families[rule.family]
+    derived = {name: each.metric for name, each in family.derived.items()}
+    unit = {**family.metrics, **derived}[rule.metric_name].unit
+    return f"{unit} per second" if rule.per_second else unit
 
 
 def _explained(each: Explanation) -> list[Text]:
