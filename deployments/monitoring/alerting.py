@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments import tables
+from deployments.monitoring.colours import styled
 from deployments.monitoring.health import alerts_table
 from deployments.monitoring.vault_door import opened_vault
-from deployments.monitoring.wording import styled
 from tasks.alerts import acknowledging, reading
 from tasks.alerts.models import Alert
 from tasks.audit import default_actor

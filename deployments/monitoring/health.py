@@ -1,7 +1,7 @@
 """`onevault status`: the fleet on one screen, or one server in full."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,23 +13,24 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments import tables
+from deployments.monitoring.colours import styled
 from deployments.monitoring.vault_door import opened_vault
-from deployments.monitoring.wording import ago, amount, named, styled
 from tasks.alerts import baselines
 from tasks.alerts import reading as alert_reading
 from tasks.alerts.baselines import Anomaly
 from tasks.alerts.models import Alert, Severity
 from tasks.errors import Refused
 from tasks.metrics import reading, store
-from tasks.metrics.models import Direction, FamilyState, HealthStatus
+from tasks.metrics.health import HealthLine, condensed, lines
+from tasks.metrics.models import FamilyState, HealthStatus
 from tasks.metrics.reading import FamilyRow, HealthRow, SeriesRow, ServerRow
 from tasks.metrics.store import CollectorRow
+from tasks.metrics.wording import ago, named
 
 _STALE_SECONDS = 60.0
 _METRIC_COLUMNS = 26
 _LIMIT_COLUMNS = 9
 _AGE_COLUMNS = 8
-_PER_SECOND = " per second"
 _URGENT = frozenset({Severity.HIGH, Severity.CRITICAL})
 
 
@@ -171,81 +172,34 @@ def health_table(rows: Sequence[HealthRow], metrics: Iterable[SeriesRow]) -> Tab
 
     Of a metric that is normal on several objects only the one nearest to its threshold is shown.
     """
-    now = {(row.family, _key(row.labels)): row for row in metrics}
-    lines = [_Line(row, now.get((row.metric.partition(".")[0], _key(row.labels)))) for row in rows]
     table = _table("health")
     table.add_column("status", no_wrap=True)
     table.add_column("metric\n  object", overflow="fold", min_width=_METRIC_COLUMNS)
     table.add_column("now", justify="right", no_wrap=True)
     table.add_column("limits", justify="right", min_width=_LIMIT_COLUMNS)
     table.add_column("age", justify="right", no_wrap=True, min_width=_AGE_COLUMNS)
-    for line, others in _condensed(lines):
-        table.add_row(*line.cells(others))
+    for line, others in condensed(lines(rows, metrics)):
+        table.add_row(*_cells(line, others))
     return table
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    row: HealthRow
-    series: SeriesRow | None
-
-    @property
-    def value(self) -> float | None:
-        name = self.row.metric.partition(".")[2]
-        if self.series is None:
-            return self.row.value
-        if self.row.unit.endswith(_PER_SECOND):
-            return self.series.per_second(name)
-        return self.series.values.get(name)
-
-    @property
-    def badness(self) -> float:
-        value = self.value
-        if value is None:
-            return float("inf")
-        return -value if self.row.direction == Direction.LOWER_IS_WORSE else value
-
-    def _coloured(self, text: str) -> str:
-        """Mark a value that is past a limit already, though not yet for as long as the alert rule wants."""
-        for limit, style in (
-            (self.row.threshold_critical, "red"),
-            (self.row.threshold_warning, "yellow"),
-        ):
-            if limit is not None and self._is_past(limit):
-                return f"[{style}]{text}[/{style}]"
-        return text
-
-    def _is_past(self, limit: float) -> bool:
-        if self.value is None or self.row.direction == Direction.NEUTRAL:
-            return False
-        return (
-            self.value < limit
-            if self.row.direction == Direction.LOWER_IS_WORSE
-            else self.value > limit
-        )
-
-    def cells(self, others: int) -> list[str]:
-        row = self.row
-        more = f" (worst of {others + 1})" if others else ""
-        what = f"\n  [dim]{escape(named(row.labels))}{more}[/dim]" if row.labels else ""
-        return [
-            styled(row.status.value),
-            row.metric + what,
-            self._coloured(amount(self.value, row.unit)),
-            _limits(row),
-            ago(self.series.age_seconds) if self.series else "",
-        ]
+def _cells(line: HealthLine, others: int) -> list[str]:
+    row = line.row
+    more = f" (worst of {others + 1})" if others else ""
+    what = f"\n  [dim]{escape(named(row.labels))}{more}[/dim]" if row.labels else ""
+    return [
+        styled(row.status.value),
+        row.metric + what,
+        _coloured(line),
+        line.limits,
+        ago(line.series.age_seconds) if line.series else "",
+    ]
 
 
-def _condensed(lines: Sequence[_Line]) -> Iterator[tuple[_Line, int]]:
-    normal: dict[str, list[_Line]] = {}
-    for line in lines:
-        if line.row.status is HealthStatus.NORMAL:
-            normal.setdefault(line.row.metric, []).append(line)
-        else:
-            yield line, 0
-    for same in normal.values():
-        yield max(same, key=lambda line: line.badness), len(same) - 1
+def _coloured(line: HealthLine) -> str:
+    """Mark a value that is past a limit already, though not yet for as long as the alert rule wants."""
+    style = {HealthStatus.CRITICAL: "red", HealthStatus.WARNING: "yellow"}.get(line.stands)
+    return f"[{style}]{line.shown}[/{style}]" if style else line.shown
 
 
 def _families_table(rows: Sequence[FamilyRow]) -> Table:
@@ -259,15 +213,6 @@ def _families_table(rows: Sequence[FamilyRow]) -> Table:
             f"{ago(row.age_seconds)} ago" if row.age_seconds is not None else "never",
         )
     return table
-
-
-def _limits(row: HealthRow) -> str:
-    limits = (row.threshold_warning, row.threshold_critical)
-    return " / ".join("-" if each is None else amount(each, row.unit) for each in limits)
-
-
-def _key(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted(labels.items()))
 
 
 def _table(title: str, *headings: str) -> Table:

@@ -12,14 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments import tables
+from deployments.monitoring.colours import styled
 from deployments.monitoring.vault_door import opened_vault
-from deployments.monitoring.wording import amount, named, styled
 from tasks.alerts import loading, reading
 from tasks.alerts.models import Level, Rule, show_duration
 from tasks.alerts.reading import Explanation
 from tasks.errors import Refused
 from tasks.metrics import catalog
 from tasks.metrics.models import Family
+from tasks.metrics.wording import amount, named
 
 _RULE_COLUMNS = 30
 

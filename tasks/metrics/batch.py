@@ -100,20 +100,31 @@ def observations(
 ) -> tuple[Observation, ...]:
     """Make rows into observations; of a family of databases each bears the label `database`."""
     extra = {"database": database} if family.level is Level.DATABASE else {}
-    return tuple(_observation(family, row, standing, extra) for row in rows)
+    epoch = standing.epoch
+    return tuple(_observation(family, row, epoch, extra) for row in rows)
 
 
-def _observation(
-    family: Family, row: Row, standing: Standing, extra: Mapping[str, str]
-) -> Observation:
-    numbers = {name: number(row.get(name)) for name in family.metrics}
-    epoch = text(row.get(family.epoch)) if family.epoch else ""
+def _observation(family: Family, row: Row, epoch: str, extra: Mapping[str, str]) -> Observation:
+    own = text(row.get(family.epoch)) if family.epoch else ""
     return Observation(
         labels={**extra, **{name: text(row.get(name)) for name in family.labels}},
-        numbers={name: value for name, value in numbers.items() if value is not None},
+        numbers=_numbers(family.metrics, row),
         texts={name: text(row[name]) for name in family.texts if row.get(name) is not None},
-        epoch=f"{standing.epoch}|{epoch}",
+        epoch=f"{epoch}|{own}",
     )
+
+
+def _numbers(names: Iterable[str], row: Row) -> dict[str, float]:
+    found = {}
+    for name in names:
+        value = row.get(name)
+        if value is None:
+            continue
+        # Thousands of statements are read a minute, most of their columns integers.
+        known = float(value) if type(value) is int else number(value)
+        if known is not None:
+            found[name] = known
+    return found
 
 
 def number(value: object) -> float | None:
@@ -126,6 +137,8 @@ def number(value: object) -> float | None:
 
 def text(value: object) -> str:
     """Return a column as text; NULL is empty, and a time is in ISO 8601."""
+    if type(value) is str:
+        return value
     if value is None:
         return ""
     return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,6 +1,6 @@
 """How much counters grew since they were last read, so that no rate is ever invented."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
@@ -91,15 +91,20 @@ class Deltas:
         if answer.state is FamilyState.OK:
             group.answers += 1
             group.answered_at = answer.read_at
-        made = [self._sample(group, answer, family, each) for each in answer.observations]
+        counters = family.counters
+        made = [self._sample(group, answer, family, each, counters) for each in answer.observations]
         group.forget()
         return made
 
     def _sample(
-        self, group: _Group, answer: FamilyAnswer, family: Family, seen: Observation
+        self,
+        group: _Group,
+        answer: FamilyAnswer,
+        family: Family,
+        seen: Observation,
+        counters: Collection[str],
     ) -> Sample:
         key = key_of(family.name, seen.labels)
-        counters = family.counters
         raw = {name: value for name, value in seen.numbers.items() if name in counters}
         values = {name: value for name, value in seen.numbers.items() if name not in counters}
         before = group.readings.get(key) or self._stored.pop(key, None)
@@ -163,7 +168,7 @@ def _growth(before: _Reading, now: _Reading) -> dict[str, float] | None:
     growth = {
         name: value - before.raw[name] for name, value in now.raw.items() if name in before.raw
     }
-    if not growth or any(value < 0 for value in growth.values()):
+    if not growth or min(growth.values()) < 0:
         return None
     return growth
 

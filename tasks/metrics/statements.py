@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import starmap
-from operator import add, sub
-from typing import Any
+from operator import add, itemgetter, sub
+from typing import Any, NamedTuple
 
 import zstandard
 
@@ -33,6 +33,7 @@ _NUMBERS = (
     "wal_bytes",
 )
 _TIME = _NUMBERS.index("total_exec_ms")
+_in_order = itemgetter(*_NUMBERS)
 _LARGEST_SNAPSHOT_BYTES = 256 * 1024 * 1024
 _VERSION = 1
 
@@ -40,8 +41,7 @@ _Key = tuple[str, str, int, bool]
 _Numbers = tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """One statement's counters; began is when they began, in seconds since 1970 by the server's clock, 0 if unknown.
 
     From PostgreSQL 17 on that is the entry's own stats_since; before, the reset of all entries, the same for each.
@@ -125,15 +125,20 @@ def _key(labels: Mapping[str, str]) -> _Key | None:
 
 
 def _entry(seen: Observation) -> _Entry | None:
-    if not seen.numbers.keys() >= set(_NUMBERS):
+    try:
+        numbers = _in_order(seen.numbers)
+    except KeyError:
         return None
-    named = {**seen.texts, **seen.labels}
     return _Entry(
-        database_name=named.get("database_name", ""),
-        role_name=named.get("role_name", ""),
+        database_name=_named(seen, "database_name"),
+        role_name=_named(seen, "role_name"),
         began=_seconds(seen.epoch.rpartition("|")[2]),
-        numbers=tuple(seen.numbers[name] for name in _NUMBERS),
+        numbers=numbers,
     )
+
+
+def _named(seen: Observation, name: str) -> str:
+    return seen.labels.get(name) or seen.texts.get(name, "")
 
 
 def _seconds(text: str) -> float:
@@ -159,6 +164,8 @@ def _growths(before: _Reading, now: _Reading) -> list[tuple[_Key, _Entry]]:
     grown = []
     for key, entry in now.entries.items():
         known = before.entries.get(key)
+        if known == entry:  # most of them did not run in between
+            continue
         if known is not None:
             growth = _growth(known, entry)
         elif entry.began > newest or (not has_times_of_its_own and entry.began == newest):

@@ -25,10 +25,12 @@ from tasks.errors import Refused
 from tasks.metrics import catalog, partitions, performance, reading, rollup, store
 from tasks.metrics.catalog import Catalog
 from tasks.metrics.collector import Collector
+from tasks.metrics.health import HealthLine, condensed, lines
 from tasks.metrics.models import FamilyState, Target, Tier
 from tasks.metrics.partitions import Retention
 from tasks.metrics.sink import FLEET, VaultSink
 from tasks.metrics.store import Heartbeat
+from tasks.metrics.wording import ago, named
 
 WATCH_DEPLOYMENT = "watch-servers/watch"
 _ALIVE_SECONDS = 30.0
@@ -84,12 +86,13 @@ class ServerList:
         self._consoles: dict[str, PgBouncerConsole] = {}
 
     def read(self) -> list[Target]:
-        """Read the blocks; the same server under two names is watched once.
+        """Read the blocks; the same server under two names is watched once, and not as `default`.
 
         Raises Refused for a name without a block, and for a connection weaker than the environment demands.
         """
         blocks = opening.saved(PostgresServer)
-        wanted = sorted(blocks) if self._names is None else self._names
+        every = sorted(blocks, key=lambda name: (name == opening.DEFAULT, name))
+        wanted = every if self._names is None else self._names
         if missing := [name for name in wanted if name not in blocks]:
             message = f"There is no server block named {missing[0]!r}: `onevault config` lists what there is, `onevault register` makes them."
             raise Refused(message)
@@ -240,25 +243,22 @@ def drop_expired(retention: Retention) -> partitions.Dropped:
 def show_health(server: str) -> None:
     """Leave a table of a server's health on the run: value, status, thresholds and age of each metric."""
     with opening.open_vault() as conn:
-        rows = reading.health(conn, server)
-    description = f"Health of {server}: {len(rows)} metrics, worst first"
-    show_table(artifact_key("health", server), [_shown(row) for row in rows], description)
+        found = lines(reading.health(conn, server), reading.server_metrics(conn, server))
+    description = f"Health of {server}: {len(found)} metrics, worst first"
+    rows = [_shown(line, others) for line, others in condensed(found)]
+    show_table(artifact_key("health", server), rows, description)
 
 
-def _shown(row: reading.HealthRow) -> dict[str, str | int | None]:
+def _shown(line: HealthLine, others: int) -> dict[str, str | int | None]:
+    row = line.row
+    more = f" (worst of {others + 1})" if others else ""
     return {
         "status": row.status.value,
-        "metric": row.metric,
-        "object": ", ".join(f"{name} {value}" for name, value in row.labels.items()),
-        "value": "unknown" if row.value is None else f"{row.value:,.6g} {row.unit}",
-        "warning at": _number(row.threshold_warning),
-        "critical at": _number(row.threshold_critical),
-        "since": f"{row.since:%Y-%m-%d %H:%M} UTC",
+        "metric": f"{row.metric} {named(row.labels)}{more}".strip(),
+        "now": line.shown,
+        "limits": line.limits,
+        "age": f"{ago(line.series.age_seconds)}" if line.series else "",
     }
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.6g}"
 
 
 def start_collector() -> None:

@@ -4,16 +4,8 @@ from collections.abc import Mapping
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _KILO = 1024.0
-_PER_SECOND = " per second"
-_STYLE = {
-    "CRITICAL": "bold red",
-    "HIGH": "red",
-    "WARNING": "yellow",
-    "MEDIUM": "yellow",
-    "UNKNOWN": "magenta",
-    "LOW": "cyan",
-    "NORMAL": "green",
-}
+PER_SECOND = " per second"
+"""How the unit of a rate ends."""
 
 
 def ago(seconds: float | None) -> str:
@@ -30,8 +22,8 @@ def amount(value: float | None, unit: str) -> str:
     """Write a number: bytes, seconds and percent with a unit that reads well, what is counted without one."""
     if value is None:
         return "unknown"
-    if unit.endswith(_PER_SECOND):
-        return f"{amount(value, unit.removesuffix(_PER_SECOND))}/s"
+    if unit.endswith(PER_SECOND):
+        return f"{amount(value, unit.removesuffix(PER_SECOND))}/s"
     if unit == "bytes":
         return _bytes(value)
     if unit == "seconds":
@@ -59,11 +51,3 @@ def named(labels: Mapping[str, str]) -> str:
     if len(labels) == 1:
         return next(iter(labels.values()))
     return ", ".join(f"{name} {value}" for name, value in sorted(labels.items()))
-
-
-def styled(word: str | None) -> str:
-    """Colour a status or a severity."""
-    if word is None:
-        return "-"
-    style = _STYLE.get(word)
-    return f"[{style}]{word}[/{style}]" if style else word
