@@ -20,7 +20,7 @@ def evaluate_alerts(servers: list[str] | None = None) -> Evaluation:
     """
     try:
         ruleset = alerting.load_rules(metrics.metrics_catalog().families)
-        watched = [target.name for target in metrics.ServerList(servers).read()]
+        watched = [target.name for target in metrics.ServerList(servers).demand()]
         found = alerting.evaluate(ruleset, watched)
     except OneVaultError as error:
         return cast("Evaluation", Failed(message=str(error), data=error))

@@ -60,7 +60,7 @@ def collect_metrics(servers: list[str] | None = None, supervise: bool = False) -
     when none leads.
     """
     try:
-        targets = work.ServerList(servers).read()
+        targets = work.ServerList(servers).demand()
         with work.leading() as sink:
             waiting = [work.collect_from.submit(target, sink) for target in targets if sink]
             collected = tuple(each.result() for each in waiting)

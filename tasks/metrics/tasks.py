@@ -106,6 +106,14 @@ class ServerList:
             found.setdefault((block.host, block.port), self._target(name))
         return list(found.values())
 
+    def demand(self) -> list[Target]:
+        """Read the blocks; Refused when there is none."""
+        targets = self.read()
+        if not targets:
+            message = "There is no server to watch: `onevault register` makes the block of one."
+            raise Refused(message)
+        return targets
+
     def _target(self, name: str) -> Target:
         def conninfo(database: str | None) -> str:
             return self._servers[name].conninfo(database).get_secret_value()
@@ -173,7 +181,7 @@ async def _watch(
         if sink is None:
             return None
         servers = ServerList(names)
-        watched = len(servers.read())
+        watched = len(servers.demand())
         started = loop.time()
         loop.call_later(run_for_seconds, stop.set)
         collector = Collector(servers.read, metrics_catalog(), sink, on_written=on_written)
