@@ -16,8 +16,10 @@ from urllib.parse import urlsplit
 from rich.table import Table
 
 from tasks import embedded
+from tasks.alerts import loading
 from tasks.errors import OneVaultError, Refused
 from tasks.home import home
+from tasks.metrics import catalog
 from tasks.processes import death_signal_tool, redact, unprivileged_account
 from tasks.programs import Installation, client_tools, default_server, discover, problems
 from tasks.scratch import abandoned
@@ -66,6 +68,7 @@ def diagnose() -> list[Check]:
         _embedded,
         _prefect,
         _prefect_api,
+        _alert_rules,
     )
     return [check for part in parts for check in part()]
 
@@ -234,6 +237,19 @@ def _prefect_api() -> Iterator[Check]:
         yield Check(
             subject, State.FAIL, found, "start it (prefect server start) or correct the URL"
         )
+
+
+def _alert_rules() -> Iterator[Check]:
+    subject, own = "alert rules", os.environ.get("ONEVAULT_RULES")
+    if os.environ.get("ONEVAULT_ENV") not in ENVIRONMENTS:
+        return
+    try:
+        found = loading.load(catalog.load().families)
+    except OneVaultError as error:
+        yield Check(subject, State.FAIL, f"cannot be used{f': {own}' if own else ''}", str(error))
+        return
+    bent = f", bent by {own}" if own else ""
+    yield Check(subject, State.OK, f"{len(found.rules)} rules{bent}")
 
 
 def _health_url(url: str) -> str:

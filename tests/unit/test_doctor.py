@@ -123,3 +123,14 @@ def test_looking_needs_no_prefect():
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     shown = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, check=True)
     assert shown.stdout.strip() == b"False"
+
+
+def test_the_alert_rules_are_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("ONEVAULT_ENV", "development")
+    assert about("alert rules").state is State.OK
+    own = tmp_path / "rules.yaml"
+    own.write_text("overrides: [{rules: no_such_rule, disable: true}]")
+    monkeypatch.setenv("ONEVAULT_RULES", str(own))
+    check = about("alert rules")
+    assert check.state is State.FAIL
+    assert "no_such_rule" in check.advice
