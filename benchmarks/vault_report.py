@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
 
-from benchmarks.report import _machine as machine
+from benchmarks.report import machine
 from tasks.programs import Installation
 
 TITLE = "Metrics: the vault"
