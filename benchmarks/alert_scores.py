@@ -112,9 +112,12 @@ def percentile(numbers: Sequence[float], share: float) -> float:
 def episodes(conn: psycopg.Connection) -> list[Episode]:
     """Read every alert that there was."""
     found = []
-    for *rest, severities, was_told in conn.execute(_EPISODES).fetchall():
+    for row in conn.execute(_EPISODES).fetchall():
+        server, rule, labels, began_at, ended_at, summary, severities, was_told = row
         worst = max((Severity(each) for each in severities), key=lambda each: each.rank)
-        found.append(Episode(*rest, severity=worst, was_told=was_told))
+        found.append(
+            Episode(server, rule, labels, began_at, ended_at, summary, worst, bool(was_told))
+        )
     return found
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks import faults
 from benchmarks.shops import Shop, environment
@@ -10,7 +11,6 @@ from tasks import processes
 from tasks.folders import remove_tree
 
 _TOOL_SECONDS = 120
-_ROWS = 150_000
 _BURST = 25
 
 
@@ -27,14 +27,14 @@ class Benign:
 def dump(shop: Shop) -> None:
     """Take a dump."""
     tool = shop.cluster.installation.program("pg_dump")
-    processes.run([tool, "-Fc", "-f", "/dev/null"], timeout_seconds=_TOOL_SECONDS, env=environment(shop))  # fmt: skip
+    processes.run([tool, "-Fc", "--no-sync", "-f", "/dev/null"], timeout_seconds=_TOOL_SECONDS, env=environment(shop))  # fmt: skip
 
 
 def base_backup(shop: Shop) -> None:
     """Take a base backup."""
     place = shop.cluster.directory / "base-backup"
     tool = shop.cluster.installation.program("pg_basebackup")
-    argv = [tool, "-D", place, "-Ft", "--wal-method=stream", "--checkpoint=fast"]
+    argv: list[str | Path] = [tool, "-D", place, "-Ft", "--wal-method=stream", "--checkpoint=fast"]
     try:
         processes.run(argv, timeout_seconds=_TOOL_SECONDS, env=environment(shop))
     finally:
@@ -52,8 +52,8 @@ def bulk_load(shop: Shop) -> None:
         shop,
         "DROP TABLE IF EXISTS loaded",
         "CREATE TABLE loaded (id int, name text)",
-        f"INSERT INTO loaded SELECT i, md5(i::text) FROM generate_series(1, {_ROWS}) AS i",
-        f"DELETE FROM loaded WHERE id < {_ROWS // 2}",
+        "INSERT INTO loaded SELECT i, md5(i::text) FROM generate_series(1, 150000) AS i",
+        "DELETE FROM loaded WHERE id < 70000",
     )
 
 

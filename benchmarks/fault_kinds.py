@@ -1,11 +1,15 @@
 """The kinds of faults, each with the shipped rules that must notice it and what those rules wait for."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from benchmarks import faults
-from benchmarks.faults import Fault
+from benchmarks.faults import Fault, Make
+from tasks.alerts import rules
+from tasks.metrics import catalog
 
-_MINUTE, _FIVE_MINUTES = 60.0, 300.0
+_SHIPPED = rules.load()
+_CATALOG = catalog.load()
 # What a rule says whose threshold is an age of transactions, of every fault that keeps one open.
 _HORIZON = frozenset({"xmin_horizon"})
 # Statements that waited for a lock took long on average, and say so when they are done.
@@ -13,6 +17,18 @@ _WAITED = frozenset({"critical_statements", "slow_statements"})
 # While nothing answers, what was read before grows old.
 _BLIND = frozenset({"metrics_stale", "server_unwatched", "standby_disconnected"})
 _STANDBY = frozenset({"standby_disconnected", "replication_lag_seconds"})
+_FLOOD = frozenset({"connection flood"})
+# What needs more sessions than a flood leaves.
+_CROWDS = frozenset(
+    {
+        "blocked chain",
+        "lock queue",
+        "many idle in transaction",
+        "pool exhausted",
+        "deadlock storm",
+        "long-running queries",
+    }
+)
 
 OVERRIDES = {
     "xmin_horizon": "levels: [{severity: MEDIUM, threshold: 100000, clear: 60000}]",
@@ -22,197 +38,183 @@ OVERRIDES = {
 """Rules whose shipped form would need an hour, or ten million transactions, to speak."""
 
 
-def _rules(*names: str) -> frozenset[str]:
-    return frozenset(names)
+def _fault(name: str, make: Make, *named: str, ripens_seconds: float = 0.0, **more: Any) -> Fault:
+    """Make a kind; the first rule named gives what is waited for: until its threshold, and its shortest `for`."""
+    rule = _SHIPPED.rules[named[0]]
+    lasting = min(level.lasting.total_seconds() for level in rule.levels)
+    return Fault(
+        name,
+        frozenset(named),
+        make,
+        patience_seconds=ripens_seconds + (0.0 if rule.name in OVERRIDES else lasting),
+        read_seconds=_CATALOG.families[rule.family].tier.seconds,
+        **more,
+    )
 
 
 def _kinds() -> Iterator[Fault]:
     yield from _outages()
-    yield from _quick()
-    yield from _slow()
+    yield from _locks()
+    yield from _crowds()
+    yield from _wal_and_disk()
+    yield from _standbys()
+    yield from _slow_sessions()
+    yield from _slow_remains()
 
 
 def _outages() -> Iterator[Fault]:
-    down = _rules("server_down")
     for name, make in (
         ("server stopped", faults.stopped),
         ("server crashed", faults.crashed),
         ("server hangs (SIGSTOP)", faults.hung),
         ("collector locked out", faults.locked_out),
     ):
-        yield Fault(name, down, make, patience_seconds=20, also=_BLIND, exclusive=True)
+        yield _fault(name, make, "server_down", also=_BLIND, exclusive=True)
 
 
-def _quick() -> Iterator[Fault]:
-    many = _rules("connection flood")
-    yield Fault(
+def _locks() -> Iterator[Fault]:
+    also, chain, queue = _HORIZON | _WAITED, frozenset({"blocked chain"}), frozenset({"lock queue"})
+    yield _fault(
         "blocked chain",
-        _rules("blocked_sessions"),
         faults.blocked_chain,
-        patience_seconds=30,
-        also=_HORIZON | _WAITED,
+        "blocked_sessions",
+        ripens_seconds=30,
+        also=also,
+        conflicts=_FLOOD | queue,
     )
-    yield Fault(
+    yield _fault(
         "lock queue",
-        _rules("lock_queue", "blocked_sessions"),
         faults.lock_queue,
-        patience_seconds=30,
-        also=_HORIZON | _WAITED,
-        conflicts=many,
+        "lock_queue",
+        "blocked_sessions",
+        also=also,
+        conflicts=_FLOOD | chain,
     )
-    yield Fault(
-        "deadlock storm", _rules("deadlocks"), faults.deadlock_storm, read_seconds=_MINUTE
-    )
-    yield Fault(
+    yield _fault("deadlock storm", faults.deadlock_storm, "deadlocks", conflicts=_FLOOD)
+
+
+def _crowds() -> Iterator[Fault]:
+    yield _fault(
         "many idle in transaction",
-        _rules("idle_in_transaction"),
         faults.idle_many,
-        patience_seconds=30,
+        "idle_in_transaction",
         also=_HORIZON,
-        conflicts=many,
+        conflicts=_FLOOD,
     )
-    yield Fault(
-        "connection flood",
-        _rules("connections_used"),
-        faults.connection_flood,
-        patience_seconds=30,
-        conflicts=_rules(
-            "lock queue", "many idle in transaction", "pool exhausted", "deadlock storm"
-        ),
-    )
-    yield Fault(
-        "archive command fails",
-        _rules("archive_failing", "archive_failures"),
-        faults.archive_failing,
-        read_seconds=_MINUTE,
-        also=_rules("archive_backlog"),
-        conflicts=_rules("archive command hangs"),
-    )
-    yield Fault(
-        "slot lost",
-        _rules("replication_slot_lost"),
-        faults.slot_lost,
-        read_seconds=_MINUTE,
-        also=_rules("archive_backlog"),
-    )
-    yield Fault(
-        "disk filled",
-        _rules("disk_used"),
-        faults.disk_filled,
-        patience_seconds=60,
-        read_seconds=_MINUTE,
-        needs="disk",
-    )
-    yield Fault(
-        "standby cut off",
-        _rules("standby_disconnected"),
-        faults.standby_cut_off,
-        patience_seconds=60,
-        also=_STANDBY,
-        needs="standby",
-        on_standby=True,
-        conflicts=_rules("replay paused", "standby restart"),
-    )
-    yield Fault(
-        "replay paused",
-        _rules("replication_lag_seconds"),
-        faults.replay_paused,
-        patience_seconds=120,
-        also=_STANDBY,
-        needs="standby",
-        on_standby=True,
-        conflicts=_rules("standby cut off", "standby restart"),
-    )
-    yield Fault(
+    yield _fault("connection flood", faults.connection_flood, "connections_used", conflicts=_CROWDS)
+    yield _fault(
         "pool exhausted",
-        _rules("pool_wait_seconds", "pool_waiting"),
         faults.pool_exhausted,
-        patience_seconds=25,
+        "pool_wait_seconds",
+        "pool_waiting",
+        ripens_seconds=5,
         needs="pooler",
-        conflicts=many,
+        conflicts=_FLOOD,
     )
 
 
-def _slow() -> Iterator[Fault]:
-    long = _rules("long_running_queries", "idle_in_transaction_long")
-    yield Fault(
-        "long-running queries",
-        _rules("long_running_queries"),
-        faults.long_queries,
-        patience_seconds=330,
-        also=_HORIZON,
-        slow=True,
+def _wal_and_disk() -> Iterator[Fault]:
+    yield _fault(
+        "archive command fails",
+        faults.archive_failing,
+        "archive_failing",
+        "archive_failures",
+        also=frozenset({"archive_backlog"}),
+        conflicts=frozenset({"archive command hangs"}),
     )
-    yield Fault(
-        "idle in transaction for long",
-        _rules("idle_in_transaction_long"),
-        faults.idle_long,
-        patience_seconds=300,
-        also=_HORIZON,
-        slow=True,
-    )
-    yield Fault(
-        "xmin horizon held",
-        _HORIZON,
-        faults.horizon_held,
-        read_seconds=_MINUTE,
-        also=long,
-        slow=True,
-    )
-    yield Fault(
-        "prepared transaction forgotten",
-        _rules("prepared_transaction_old"),
-        faults.prepared_forgotten,
-        patience_seconds=300,
-        read_seconds=_MINUTE,
-        also=_HORIZON,
-        slow=True,
-        holds_sessions=False,
-    )
-    yield Fault(
-        "slot forgotten",
-        _rules("replication_slot_inactive", "replication_slot_lost"),
-        faults.slot_forgotten,
-        patience_seconds=600,
-        read_seconds=_MINUTE,
-        slow=True,
-        holds_sessions=False,
-    )
-    yield Fault(
+    yield _fault(
         "archive command hangs",
-        _rules("archive_backlog"),
         faults.archive_stuck,
-        patience_seconds=180,
-        read_seconds=_MINUTE,
-        also=_rules("archive_stale"),
-        conflicts=_rules("archive command fails"),
+        "archive_backlog",
+        also=frozenset({"archive_stale"}),
+        conflicts=frozenset({"archive command fails"}),
         slow=True,
     )
-    yield Fault(
-        "invalid index",
-        _rules("invalid_indexes"),
-        faults.invalid_index,
-        read_seconds=_FIVE_MINUTES,
+    yield _fault(
+        "slot lost",
+        faults.slot_lost,
+        "replication_slot_lost",
+        also=frozenset({"archive_backlog", "replication_slot_inactive"}),
+        needs="no standby",
+        conflicts=frozenset({"slot forgotten"}),
+    )
+    yield _fault("disk filled", faults.disk_filled, "disk_used", needs="disk")
+
+
+def _standbys() -> Iterator[Fault]:
+    restart = frozenset({"standby restart"})
+    more: dict[str, Any] = {"also": _STANDBY, "needs": "standby", "on_standby": True}
+    yield _fault(
+        "standby cut off",
+        faults.standby_cut_off,
+        "standby_disconnected",
+        conflicts=restart | {"replay paused"},
+        **more,
+    )
+    yield _fault(
+        "replay paused",
+        faults.replay_paused,
+        "replication_lag_seconds",
+        ripens_seconds=60,
+        conflicts=restart | {"standby cut off"},
+        **more,
+    )
+
+
+def _slow_sessions() -> Iterator[Fault]:
+    yield _fault(
+        "long-running queries",
+        faults.long_queries,
+        "long_running_queries",
+        ripens_seconds=300,
+        also=_HORIZON,
+        conflicts=_FLOOD,
         slow=True,
     )
-    yield Fault(
-        "restart pending",
-        _rules("pending_restart"),
-        faults.restart_pending,
-        read_seconds=_FIVE_MINUTES,
+    yield _fault(
+        "idle in transaction for long",
+        faults.idle_long,
+        "idle_in_transaction_long",
+        ripens_seconds=300,
+        also=_HORIZON,
         slow=True,
     )
+    long = frozenset({"long_running_queries", "idle_in_transaction_long"})
+    yield _fault("xmin horizon held", faults.horizon_held, "xmin_horizon", also=long, slow=True)
+
+
+def _slow_remains() -> Iterator[Fault]:
+    yield _fault(
+        "prepared transaction forgotten",
+        faults.prepared_forgotten,
+        "prepared_transaction_old",
+        ripens_seconds=300,
+        also=_HORIZON,
+        slow=True,
+        holds_sessions=False,
+    )
+    yield _fault(
+        "slot forgotten",
+        faults.slot_forgotten,
+        "replication_slot_inactive",
+        "replication_slot_lost",
+        conflicts=frozenset({"slot lost"}),
+        slow=True,
+        holds_sessions=False,
+    )
+    yield _fault("invalid index", faults.invalid_index, "invalid_indexes", slow=True)
+    yield _fault("restart pending", faults.restart_pending, "pending_restart", slow=True)
 
 
 KINDS = tuple(_kinds())
 LAST = Fault(
     "rights revoked",
-    _rules("metrics_stale"),
+    frozenset({"metrics_stale"}),
     faults.rights_revoked,
     patience_seconds=60,
-    read_seconds=_MINUTE,
+    read_seconds=60,
 )
-"""What ends the watch of a server: nothing is asked for again for an hour."""
+"""What ends the watch of a server: what is refused is not asked for again for an hour."""
 
 
 def overrides() -> str:

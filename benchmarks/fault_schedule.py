@@ -17,6 +17,7 @@ from tasks.errors import OneVaultError
 
 _LINGER_SECONDS = 10.0
 _LOOK_SECONDS = 1.0
+_CLEAR_SECONDS = 90.0
 _PAUSE_SECONDS = (4.0, 15.0)
 
 
@@ -80,6 +81,7 @@ class Stage:
     busy: dict[str, int] = field(default_factory=dict)
     gate: Gate = field(default_factory=Gate)
     slow_sessions: int = 0
+    outages: int = 0
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def fault_lane(self, deck: list[Fault], until: float) -> None:
@@ -87,7 +89,7 @@ class Stage:
         while self._pause() and monotonic() < until:
             if (chosen := self._draw_fault(deck)) is None:
                 continue
-            self._cause(chosen)
+            self.cause(chosen)
 
     def slow_lane(self, pile: Sequence[Fault], until: float) -> None:
         """Cause these faults in turn, as far as the time allows."""
@@ -98,7 +100,7 @@ class Stage:
             if self.over.is_set() or monotonic() + fault.longest_seconds > until:
                 self._release(fault.name)
                 continue
-            self._cause(fault)
+            self.cause(fault)
 
     def benign_lane(self, deck: list[Benign], until: float) -> None:
         """Do daily work until the time is over."""
@@ -114,7 +116,8 @@ class Stage:
                 event.ended_at = datetime.now(UTC)
             self._release(chosen.name)
 
-    def _cause(self, fault: Fault) -> None:
+    def cause(self, fault: Fault) -> None:
+        """Cause a fault that was chosen, alone or among others as it must be."""
         self._count(fault, 1)
         try:
             if fault.slow and not fault.holds_sessions:
@@ -124,10 +127,14 @@ class Stage:
                     self._last(fault)
         finally:
             self._count(fault, -1)
+            self.outages -= fault.exclusive
             self._release(fault.name)
 
     def _last(self, fault: Fault) -> None:
         """Let the fault last until a little after it is noticed, or for as long as it may."""
+        patience = monotonic() + _CLEAR_SECONDS
+        while self.is_noticed(fault) and monotonic() < patience:
+            self.over.wait(_LOOK_SECONDS)  # the alert of another fault is still open
         event = self._begin(fault.name, fault)
         try:
             with fault.make(self.shop):
@@ -153,6 +160,7 @@ class Stage:
                 if self._may(fault):
                     deck.remove(fault)
                     deck.append(fault)
+                    self.outages += fault.exclusive
                     self.busy[fault.name] = self.busy.get(fault.name, 0) + 1
                     return fault
         return None
@@ -177,7 +185,7 @@ class Stage:
 
     def _may(self, fault: Fault) -> bool:
         """Tell whether a fault can begin: nothing in its way, and the alert of its last time is over."""
-        if fault.exclusive and self.slow_sessions:
+        if fault.exclusive and (self.slow_sessions or self.outages):
             return False
         in_the_way = fault.conflicts | {fault.name}
         return not in_the_way & self.busy.keys() and not self.is_noticed(fault)

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from benchmarks import metrics_peers, metrics_report, metrics_runs, sections
 from benchmarks.measure import ROOT
-from benchmarks.metrics_peers import SERVICES, PgActivity
 from benchmarks.metrics_probes import (
     ALL_TIERS,
     Chosen,
@@ -83,9 +82,8 @@ class Bench:
 
     def _checks(self) -> list[Probe]:
         place = make_folder(self.folder / "checks", 0o700)
-        checks = [PgActivity(self.server, "checks", service, place) for service in SERVICES]
         found: list[Probe] = []
-        for check in checks:
+        for check in metrics_peers.checks(self.server, "checks", place):
             try:
                 asyncio.run(check.run())
             except Refused as error:

@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,25 @@ from tasks.errors import Refused
 EXPORTER = "prometheus-postgres-exporter"
 CHECKS = "check_pgactivity"
 SERVICES = ("backends", "locks")
+COVERED = "services that ask for what we ask for"
+"""Those of check_pgactivity without which it would not read what the whole standard batch reads.
+
+archiver and replication_slots are left out because pg_monitor does not suffice them, bgwriter and temp_files because
+they divide by zero when they run twice within a second.
+"""
+_COVERED_SERVICES = (
+    *("connection", "uptime", "is_master", "backends", "backends_status", "locks"),
+    *("longest_query", "oldest_idlexact", "oldest_2pc", "oldest_xmin", "wal_files", "autovacuum"),
+    *("checksum_errors", "commit_ratio", "hit_ratio", "session_stats", "database_size"),
+    "max_freeze_age",
+)
+_THRESHOLDS = {
+    "backends": ("--warning=90%", "--critical=95%"),
+    "locks": ("--warning=90%", "--critical=95%"),
+    "longest_query": ("--warning=1h", "--critical=2h"),
+    "oldest_idlexact": ("--warning=1h", "--critical=2h"),
+    "oldest_2pc": ("--warning=1h", "--critical=2h"),
+}
 _PLUGINS = "/usr/lib/nagios/plugins"
 _READY_SECONDS = 20.0
 _UNKNOWN = 3
@@ -162,47 +181,42 @@ def _await_answer(port: int) -> None:
 
 @dataclass
 class PgActivity:
-    """One service of check_pgactivity, started anew each time as its users' schedulers do."""
+    """Services of check_pgactivity, one after the other, each started anew as its users' schedulers do."""
 
+    name: str
     server: WatchedServer
     login: str
-    service: str
+    services: Sequence[str]
     folder: Path
     share: int = 1
     every: int = 6
-    name: str = ""
     _client: float = 0.0
     _server: float = 0.0
 
-    def __post_init__(self) -> None:
-        self.name = f"{CHECKS} {self.service}"
-
     async def run(self) -> int:
-        """Run it once; Refused when it could not find out."""
+        """Run them once; Refused when one could not find out."""
         begun = self.server.ended_seconds()
-        code, seconds = self._run()
+        numbers = sum(map(self._ask, self.services))
+        self._server += self.server.ended_seconds() - begun
+        return numbers
+
+    def _ask(self, service: str) -> int:
+        code, seconds = self._run(service)
+        said = (self.folder / "log").read_text(errors="replace").strip()
         if code >= _UNKNOWN:
-            said = (self.folder / "log").read_text(errors="replace").strip()[-300:]
-            message = f"{self.name} did not find out: {said}"
+            message = f"{CHECKS} {service} did not find out: {said[-300:]}"
             raise Refused(message)
         self._client += seconds
-        self._server += self.server.ended_seconds() - begun
-        text = (self.folder / "log").read_text(errors="replace").partition("|")[2]
-        return text.count("=")
+        return said.partition("|")[2].count("=")
 
-    def _run(self) -> tuple[int, float]:
+    def _run(self, service: str) -> tuple[int, float]:
         program = shutil.which(CHECKS) or shutil.which(CHECKS, path=_PLUGINS)
         if program is None:
             message = "not installed: apt install check-pgactivity"
             raise Refused(message)
-        argv = [
-            program,
-            f"--service={self.service}",
-            f"--host={HOST}",
-            f"--port={self.server.port}",
-        ]
-        argv += [f"--username={self.login}", f"--dbname={DATABASE}", "--warning=90%"]
-        argv += ["--critical=95%", f"--status-file={self.folder / 'status'}"]
+        argv = [program, f"--service={service}", f"--host={HOST}", f"--port={self.server.port}"]
+        argv += [f"--username={self.login}", f"--dbname={DATABASE}"]
+        argv += [f"--status-file={self.folder / 'status'}", *_THRESHOLDS.get(service, ())]
         env = {"PGPASSWORD": self.server.password}
         with (self.folder / "log").open("wb") as log:
             process = processes.start(argv, env=env, stdout=log, stderr=log)
@@ -220,6 +234,15 @@ class PgActivity:
 
     async def close(self) -> None:
         """There is nothing to close."""
+
+
+def checks(server: WatchedServer, login: str, folder: Path) -> list[PgActivity]:
+    """Return what is asked of check_pgactivity: single services, and as many as cover what we read."""
+    single = [
+        PgActivity(f"{CHECKS} {service}", server, login, [service], folder) for service in SERVICES
+    ]
+    name = f"{CHECKS}, {len(_COVERED_SERVICES)} {COVERED}"
+    return [*single, PgActivity(name, server, login, _COVERED_SERVICES, folder, every=40)]
 
 
 def versions() -> Iterator[str]:

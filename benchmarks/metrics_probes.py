@@ -107,7 +107,7 @@ class Floor:
 
 @dataclass
 class Reader:
-    """What the collector does with one server: collect, and make samples of the answers."""
+    """What the collector does with one server, all but storing: collect, and make samples of the answers."""
 
     target: Target
     catalog: Chosen

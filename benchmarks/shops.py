@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -31,6 +32,7 @@ RESERVED = 3
 _SEGMENT_MB = 1
 _DISK_MB = 64
 _POOL_SIZE = 2
+_AWAY_SECONDS = 120.0
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "max_connections": str(MAX_CONNECTIONS),
@@ -40,7 +42,7 @@ _SETTINGS = {
     "max_replication_slots": "8",
     "max_slot_wal_keep_size": "32MB",
     "wal_level": "replica",
-    "wal_keep_size": "128MB",
+    "wal_keep_size": "16MB",
     "min_wal_size": "8MB",
     "max_wal_size": "256MB",
     "checkpoint_timeout": "5min",
@@ -85,14 +87,22 @@ class Shop:
         return self.cluster.directory / "archive-hangs"
 
     def admin(self, database: str = DATABASE) -> psycopg.Connection[Any]:
-        """Open an autocommit session as superuser."""
-        return psycopg.connect(self.cluster.conninfo(database), autocommit=True, connect_timeout=10)
+        """Open an autocommit session as superuser, waiting for a server that is away."""
+        deadline = monotonic() + _AWAY_SECONDS
+        while True:
+            try:
+                return psycopg.connect(
+                    self.cluster.conninfo(database), autocommit=True, connect_timeout=10
+                )
+            except psycopg.OperationalError:
+                if monotonic() > deadline or self.stopping.wait(0.5):
+                    raise
 
     def session(self, application_name: str = "shop") -> psycopg.Connection[Any]:
         """Open an autocommit session as the application."""
-        words = {"application_name": application_name, "connect_timeout": 10}
         conninfo = self._over_tcp(APPLICATION, self.cluster.port, DATABASE)
-        return psycopg.connect(make_conninfo(conninfo, **words), autocommit=True)
+        named = make_conninfo(conninfo, application_name=application_name, connect_timeout=10)
+        return psycopg.connect(named, autocommit=True)
 
     def pooled(self) -> psycopg.Connection[Any]:
         """Open an autocommit session as the application through the pooler."""
@@ -138,6 +148,8 @@ def shop(
     made = Shop(name, cluster, settings)
     words = f"while test -e {made.hanging}; do sleep 1; done; test ! -e {made.failing}"
     settings |= {"archive_mode": "on", "archive_command": words}
+    if "standby" in extras:
+        settings["wal_keep_size"] = "512MB"
     with ExitStack() as stack:
         stack.callback(cluster.stop, "immediate")
         made.start()
@@ -211,7 +223,15 @@ def _small_disk(made: Shop, place: Path) -> Iterator[Path | None]:
         return
     make_folder(place, 0o711)
     try:
-        argv = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MB}m,mode=0711", "tmpfs", place]
+        argv: list[str | Path] = [
+            "mount",
+            "-t",
+            "tmpfs",
+            "-o",
+            f"size={_DISK_MB}m,mode=0711",
+            "tmpfs",
+            place,
+        ]
         processes.run(argv, timeout_seconds=10)
     except OneVaultError:
         yield None
@@ -232,7 +252,13 @@ def _standby(made: Shop, place: Path) -> Iterator[None]:
     cluster = PrivateCluster(place, made.cluster.installation, superuser=SUPERUSER)
     make_folder(place, 0o711)
     tool = made.cluster.installation.program("pg_basebackup")
-    argv = [tool, "--pgdata", cluster.data, "--checkpoint=fast", "--wal-method=stream"]
+    argv: list[str | Path] = [
+        tool,
+        "--pgdata",
+        cluster.data,
+        "--checkpoint=fast",
+        "--wal-method=stream",
+    ]
     processes.run(argv, timeout_seconds=120, env=environment(made))
     (cluster.data / "standby.signal").touch()
     cluster.adopt()
@@ -277,7 +303,9 @@ def _pooler(made: Shop, place: Path) -> Iterator[int | None]:
         if account:
             os.chown(each, account.uid, account.gid)
     try:
-        process = processes.start(["pgbouncer", "--quiet", ini], env={"PATH": path}, account=account)
+        process = processes.start(
+            ["pgbouncer", "--quiet", ini], env={"PATH": path}, account=account
+        )
     except Refused:
         yield None
         return

@@ -5,8 +5,8 @@ import re
 _MASK = "***"
 _URL = re.compile(r"(?P<before>[a-z][a-z0-9+.-]*://[^\s:/@]*:)\S*@", re.IGNORECASE)
 _WORD = re.compile(
-    r"""(?P<before>pass(?:word|wd|phrase)["']?(?:\s*[=:]\s*|\s+(?=')))"""
-    r"""(?:'(?:\\.|''|[^'\\])*'?|"(?:\\.|[^"\\])*"?|(?:\\.|[^\s\\])+)""",
+    r"""(?P<before>pass(?:word|wd|phrase)["']?(?:\s*[=:]\s*|\s+(?=(?:e|u&)?'|\$\w*\$)))"""
+    r"""(?:(?:e|u&)?'(?:\\.|''|[^'\\])*'?|\$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z)|"(?:\\.|[^"\\])*"?|(?:\\.|[^\s\\])+)""",
     re.IGNORECASE | re.DOTALL,
 )
 _AGE_KEY = re.compile(r"AGE-SECRET-KEY-[0-9A-Z-]+", re.IGNORECASE)

@@ -1,6 +1,6 @@
 """Servers to be watched and a vault for what is read of them, for the tests of flows and commands."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +90,13 @@ def monitoring_servers(installation: Installation) -> Iterator[MonitoringSite]:
         cluster.create(password=PASSWORD)
         keeper = make_cluster(folder / "keeper", installation, cluster.data)
         settings = {"listen_addresses": "127.0.0.1", "port": str(free_port())}
-        preload = {"shared_preload_libraries": "pg_stat_statements"}
-        with running_server(installation, cluster.data, **preload) as source:
+        # As a server is in earnest: the tests' own settings would be alerts.
+        earnest = {
+            "shared_preload_libraries": "pg_stat_statements",
+            "fsync": "on",
+            "autovacuum": "on",
+        }
+        with running_server(installation, cluster.data, **earnest) as source:
             try:
                 with keeper.running(settings):
                     _prepare(source)
@@ -129,8 +134,3 @@ def _prepare(source: Server) -> None:
         conn.execute(sql.SQL("grant pg_monitor to {}").format(sql.Identifier(ROLE)))
         conn.execute("create extension pg_stat_statements")
         conn.execute("create database shop")
-
-
-def named_servers(rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Return the servers that a --json answer is about."""
-    return {str(row["server"]) for row in rows}

@@ -64,7 +64,7 @@ def acknowledge(alert: str, note: str, *, false_positive: bool) -> str:
 def _steps(alert: Alert) -> Text:
     details = alert.details
     said = Text(f"{alert.fingerprint[:8]}  {details.get('next_step', '')}")
-    for name in ("usual", "runbook"):
+    for name in ("usually", "runbook"):
         if details.get(name):
             said.append(f"\n          {details[name]}", style="dim")
     return said

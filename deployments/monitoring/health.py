@@ -18,7 +18,7 @@ from deployments.monitoring.vault_door import opened_vault
 from tasks.alerts import baselines
 from tasks.alerts import reading as alert_reading
 from tasks.alerts.baselines import Anomaly
-from tasks.alerts.models import Alert, Severity
+from tasks.alerts.models import Alert, AlertStatus, Severity
 from tasks.errors import Refused
 from tasks.metrics import reading, store
 from tasks.metrics.health import HealthLine, condensed, lines
@@ -152,16 +152,18 @@ def alerts_table(alerts: Sequence[Alert]) -> RenderableType:
     """Return the open alerts, worst first."""
     if not alerts:
         return Text("no open alerts", style="green")
-    table = _table("open alerts", "severity", "since", "server", "alert", "id")
+    table = _table("open alerts", "severity", "since (UTC)", "server", "alert", "id")
     for alert in alerts:
         about = alert.summary + (
             f" ({alert.suppression_reason})" if alert.suppression_reason else ""
         )
+        # A worse severity opens it again: who acknowledged the lesser one did not acknowledge this.
+        is_taken = alert.status is AlertStatus.ACKNOWLEDGED
         table.add_row(
             styled(alert.severity.value),
             f"{alert.triggered_at.astimezone(UTC):%m-%d %H:%M:%S}",
             escape(alert.server),
-            f"{escape(about)}{' [dim]acknowledged[/dim]' if alert.acknowledged_at else ''}",
+            f"{escape(about)}{' [dim]acknowledged[/dim]' if is_taken else ''}",
             alert.fingerprint[:8],
         )
     return table

@@ -21,9 +21,10 @@ def acknowledge(
     The alert is named by the beginning of its id or fingerprint. Refused when that is none, several, or resolved.
     """
     event = audit.Event("ALERT_ACKNOWLEDGED", alert, by)
-    with audit.audited(conn, event, {"note": note}), conn.transaction():
+    with audit.audited(conn, event, {"note": note}) as told, conn.transaction():
         store.wait_for_turn(conn)
         found = _the_one(conn, alert)
+        told.update(_named(found))
         if found.status is AlertStatus.RESOLVED:
             message = f"The alert {alert} is resolved already; there is nothing to acknowledge."
             raise Refused(message)
@@ -45,13 +46,25 @@ def mark_false_positive(conn: psycopg.Connection, alert: str, *, by: str, note: 
         message = "Say in the note why the alert was false: rules are mended from these notes."
         raise Refused(message)
     event = audit.Event("ALERT_FALSE_POSITIVE", alert, by)
-    with audit.audited(conn, event, {"note": note}), conn.transaction():
+    with audit.audited(conn, event, {"note": note}) as told, conn.transaction():
         store.wait_for_turn(conn)
         found = _the_one(conn, alert)
+        told.update(_named(found))
         details = {**found.details, "false_positive": note, "false_positive_by": by}
         marked = replace(found, false_positive=True, details=details)
         store.append_versions(conn, [marked])
     return marked
+
+
+def _named(alert: Alert) -> dict[str, object]:
+    """Return what an alert is called in full: the few characters that a person typed may mean another one later."""
+    return {
+        "alert": alert.alert_hk.hex(),
+        "fingerprint": alert.fingerprint,
+        "rule": alert.rule,
+        "server": alert.server,
+        "severity": alert.severity.value,
+    }
 
 
 def _the_one(conn: psycopg.Connection, prefix: str) -> Alert:

@@ -127,13 +127,8 @@ def _evaluate(
 def _series(found: _Round, rule: Rule, server: Watched, failed: Sequence[str]) -> Sequence[Series]:
     if rule.family != watching.FAMILY:
         return found.view.series.get((server.name, rule.family), ())
-    statuses = [
-        status
-        for (name, _), listed in found.view.statuses.items()
-        if name == server.name
-        for status in listed
-    ]
-    return [watching.watch(server.name, statuses, found.rules.families, failed, found.now)]
+    own = watching.statuses_of(server.name, found.view.statuses, found.rules.families)
+    return [watching.watch(server.name, own, found.rules.families, failed, found.now)]
 
 
 def _is_gone(series: Series, statuses: Sequence[FamilyStatus]) -> bool:
@@ -291,7 +286,9 @@ def _told(
     elif after.status is AlertStatus.RESOLVED:
         memory = replace(memory, notified_episode=False, notified_flapping=False)
     if notify is None and not _is_news(change.before, after):
-        return replace(change, memory=memory, after=None), None
+        # A silence that has ended since must not be shown for ever, nor one that has begun be hidden.
+        same = change.before is not None and change.before.suppression_reason == reason
+        return replace(change, memory=memory, after=None if same else after), None
     transition = Transition(
         alert=after,
         from_status=change.before.status if change.before else None,

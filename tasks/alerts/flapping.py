@@ -20,7 +20,8 @@ class FlapControl(Strict):
 def watch(memory: Memory, was_on: bool, at: datetime, control: FlapControl) -> Memory:
     """Note a change of the condition, and say whether it flaps now."""
     is_on = memory.worst is not None
-    flips = tuple(flip for flip in memory.flips if at - flip < _HOUR)
+    # A clock that went back has left flips in the future.
+    flips = tuple(flip for flip in memory.flips if timedelta(0) <= at - flip < _HOUR)
     if is_on != was_on:
         flips = (*flips, at)
     is_stable = not flips or at - flips[-1] >= control.stable_for

@@ -12,20 +12,25 @@ from tasks.alerts.conditions import Stand, stand
 from tasks.alerts.flapping import FlapControl
 from tasks.alerts.models import Alert, Level, LevelMemory, Memory, Reading, Rule, Severity
 
+# Evaluators on several hosts may differ by less; what is older still comes of a clock that was set back.
+_OLDER = timedelta(minutes=5)
+
 
 def step(
     rule: Rule, memory: Memory, reading: Reading, longest_gap: timedelta, control: FlapControl
 ) -> Memory:
     """Return what is remembered after a reading.
 
-    After a gap longer than longest_gap nobody knows what was in between: what was counting starts again.
+    After a gap longer than longest_gap nobody knows what was in between: what was counting starts again. So it does when
+    the clock went back by that and five minutes at least, or nothing would change until it has caught up.
     """
     memory = _of_rule(rule, memory)
     if reading.value is None and reading.applies:
         return memory
-    if memory.last_at is not None and reading.at <= memory.last_at:
+    since_last = reading.at - memory.last_at if memory.last_at is not None else None
+    if since_last is not None and -max(longest_gap, _OLDER) <= since_last <= timedelta(0):
         return memory
-    gap = memory.last_at is not None and reading.at - memory.last_at > longest_gap
+    gap = since_last is not None and abs(since_last) > longest_gap
     was_on = memory.worst is not None
     levels = {
         level.severity: _level(rule, level, _restarted(memory.levels[level.severity], gap), reading)

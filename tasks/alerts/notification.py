@@ -22,10 +22,11 @@ def decide(
     """Return the reason to tell people, or the reason not to.
 
     The memory is that after the change. A worse severity and a re-fire break through the suppression window; silences,
-    inhibition and maintenance windows (quiet) hold everything back until they end.
+    inhibition and maintenance windows (quiet) hold back until they end. Whoever was told that it began is told that it
+    ended, quiet or not: nobody may be left with an alert that is over.
     """
     if status is AlertStatus.RESOLVED:
-        return _resolved(memory, quiet)
+        return _resolved(memory)
     if quiet:
         return None, quiet
     if memory.held is None:
@@ -48,10 +49,10 @@ def told(memory: Memory, reason: Notify, now: datetime) -> Memory:
     )
 
 
-def _resolved(memory: Memory, quiet: str | None) -> Decision:
+def _resolved(memory: Memory) -> Decision:
     if not memory.notified_episode:
         return None, "nobody was told that it began"
-    return (None, quiet) if quiet else (Notify.RESOLVED, None)
+    return Notify.RESOLVED, None
 
 
 def _firing(

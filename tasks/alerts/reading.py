@@ -1,13 +1,13 @@
 """What people ask about alerts: which are open, what happened, and why a rule is or is not firing."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
 
-from tasks.alerts import conditions, machine, quiet, store, wording
+from tasks.alerts import conditions, machine, quiet, store, watching, wording
 from tasks.alerts.conditions import Stand
 from tasks.alerts.models import (
     Alert,
@@ -82,7 +82,7 @@ def _explained(
     rules: RuleSet, found: View, rule: Rule, server: str, now: datetime
 ) -> Iterator[Explanation]:
     family = rules.families[rule.family]
-    for series in found.series.get((server, rule.family), ()):
+    for series in _looked_at(rules, found, rule, server, now):
         if not conditions.watches(rule, series.labels):
             continue
         key = fingerprint(rule.name, server, series.labels)
@@ -99,6 +99,18 @@ def _explained(
             lines=tuple(_lines(rule, memory, reading, series, now)),
             not_told_because=quiet.why(rules, found, alert, others, now) if alert else None,
         )
+
+
+def _looked_at(
+    rules: RuleSet, found: View, rule: Rule, server: str, now: datetime
+) -> Sequence[Series]:
+    """Return what a rule looks at; which rules have failed only an evaluation knows."""
+    if rule.family != watching.FAMILY:
+        return found.series.get((server, rule.family), ())
+    statuses = watching.statuses_of(server, found.statuses, rules.families)
+    series = watching.watch(server, statuses, rules.families, (), now)
+    known = {name: value for name, value in series.values.items() if name != "failed_rules"}
+    return [replace(series, values=known)]
 
 
 def _lines(

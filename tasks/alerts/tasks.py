@@ -102,8 +102,8 @@ def announce(conn: psycopg.Connection, found: Evaluation) -> None:
         level = logging.INFO if alert.status is AlertStatus.RESOLVED else logging.WARNING
         words = (alert.severity.value, alert.status.value, alert.server, alert.summary)
         log.log(level, "%s %s on %s: %s", *words)
-    if found.transitions:
-        rows = store.not_emitted(conn)
+    # Also without a change now: the last one may have been cut off before its event.
+    while rows := store.not_emitted(conn):
         for row in rows:
             emit_event(**event_of(row))
         store.mark_emitted(conn, [row["transition_id"] for row in rows], datetime.now(UTC))

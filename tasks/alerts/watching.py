@@ -1,6 +1,6 @@
 """Who watches the watchers: readings that stopped coming and rules that fail, as metrics that rules look at."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from tasks.alerts.models import FamilyStatus, Series
@@ -56,6 +56,15 @@ FAMILIES: Mapping[str, Family] = {
         texts=("families", "rules"),
     ),
 }
+
+
+def statuses_of(
+    server: str,
+    statuses: Mapping[tuple[str, str], Sequence[FamilyStatus]],
+    families: Iterable[str],
+) -> list[FamilyStatus]:
+    """Return the statuses of one server, of the families that are known; others' are not gone through."""
+    return [status for family in families for status in statuses.get((server, family), ())]
 
 
 def watch(

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
+from psycopg.adapt import Buffer, Loader
 from psycopg.rows import dict_row
 
 from tasks import queries
@@ -25,6 +26,14 @@ Row = Mapping[str, Any]
 # A right, a function, a relation or a column is not there; the server cannot do it; it is not in the state for it.
 _REFUSED = ("42", "0A", "55000")
 _LOST = ("08", "57P01", "57P02", "57P03", "57P05", "25P03")
+_TEXT_TYPES = ("text", "name", "varchar", "bpchar")
+
+
+class _AnyText(Loader):
+    """Text that need not be UTF-8: a database in SQL_ASCII checks nothing, and its names are seen everywhere."""
+
+    def load(self, data: Buffer) -> str:
+        return bytes(data).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +56,10 @@ class Standing:
     @property
     def epoch(self) -> str:
         """Return what changes with every restart, and with every crash."""
-        began = self.counters_began_at.isoformat() if self.counters_began_at else ""
-        return f"{self.postmaster_started_at.isoformat()}/{began}"
+        # In UTC: a server whose TimeZone is changed counts on.
+        began = self.counters_began_at
+        since = began.astimezone(UTC).isoformat() if began else ""
+        return f"{self.postmaster_started_at.astimezone(UTC).isoformat()}/{since}"
 
 
 async def send(
@@ -56,20 +67,30 @@ async def send(
 ) -> tuple[Standing, list[list[Row]]]:
     """Ask for all of it in one pipeline, which the server runs as one transaction, and return each family's rows.
 
-    Raises psycopg.Error of the first statement that failed; then there are no rows at all.
+    Raises psycopg.Error of the first statement that failed; then there are no rows at all. What is not UTF-8 fails
+    once on a connection, which reads any bytes as text from then on.
     """
     try:
         return await _send(conn, asks, prepare)
     except UnicodeDecodeError:
+        read_any_text(conn)
         message = "the answer is not text in UTF-8"
         raise psycopg.DataError(message) from None
+
+
+def read_any_text(conn: psycopg.AsyncConnection) -> None:
+    """Read text with a replacement character for what is not UTF-8 from now on; slower than the driver's own way."""
+    for name in _TEXT_TYPES:
+        conn.adapters.register_loader(name, _AnyText)
 
 
 async def _send(
     conn: psycopg.AsyncConnection, asks: Sequence[Ask], prepare: bool | None
 ) -> tuple[Standing, list[list[Row]]]:
     major, cursors, limit = conn.info.server_version // 10_000, [], STATEMENT_TIMEOUT_MS
-    async with conn.pipeline(), conn.cursor(row_factory=dict_row) as first:
+    first = conn.cursor(row_factory=dict_row)
+    # Nothing is fetched before the pipeline ends: that would be another round trip.
+    async with conn.pipeline():
         await first.execute(STATEMENTS.get("standing", major))
         for ask in asks:
             if ask.timeout_ms != limit:
@@ -77,7 +98,7 @@ async def _send(
                 await _limit_statement(conn, major, limit)
             cursor = conn.cursor(row_factory=dict_row)
             cursors.append(await cursor.execute(ask.query, prepare=prepare))
-        standing = await first.fetchall()
+    standing = await first.fetchall()
     return Standing(**standing[0]), [list(await cursor.fetchall()) for cursor in cursors]
 
 

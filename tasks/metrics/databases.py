@@ -5,10 +5,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from time import monotonic
 
-from psycopg.rows import dict_row
+import psycopg
+from psycopg.rows import DictRow, dict_row
 
 from tasks.errors import OneVaultError, Refused
-from tasks.metrics.batch import STATEMENTS
+from tasks.metrics.batch import STATEMENTS, read_any_text
 from tasks.metrics.link import Answers, Link, nothing
 from tasks.metrics.models import Family, FamilyAnswer, FamilyState, Tier
 from tasks.metrics.remembering import ASK_AGAIN_SECONDS, Memory
@@ -28,6 +29,8 @@ class Databases:
         self._memories: dict[str, Memory] = {}
         self._in_use: set[str] = set()
         self._refused: dict[str, tuple[str, float]] = {}
+        self._listed: frozenset[str] = frozenset()
+        self._gone: set[str] = set()
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -45,17 +48,23 @@ class Databases:
 
     async def order(self, maintenance: Link, tiers: Collection[Tier]) -> list[str]:
         """Return the databases that are owed a turn, the longest waiting first; those dropped are forgotten."""
-        conn = maintenance.connection
-        query = STATEMENTS.get("databases", conn.info.server_version // 10_000)
-        async with conn.cursor(row_factory=dict_row) as cursor:
-            rows = await (await cursor.execute(query)).fetchall()
+        rows = await _listed(maintenance.connection)
         login = maintenance.knowledge.login
         for row in rows:
             self._note_right(row["name"], login, may_connect=row["may_connect"])
         names = [row["name"] for row in rows]
+        self._gone = (self._gone | self._listed).difference(names)
+        self._listed = frozenset(names)
         await self._forget(names)
         waiting = self._rotation.owe(names, self._due(tiers))
         return [name for name in waiting if self._rotation.is_owed(name)]
+
+    def tell_gone(self, found: list[FamilyAnswer]) -> None:
+        """Answer once for the databases that are no longer listed, so that nobody waits for readings of them."""
+        for name in sorted(self._gone):
+            words = f'There is no database "{name}" to connect to any more.'
+            found += [nothing(f, FamilyState.NOT_APPLICABLE, words, name) for f in self._families]
+        self._gone.clear()
 
     async def visit_own(self, maintenance: Link, found: list[FamilyAnswer]) -> None:
         """Give the maintenance database its turn over the connection that is there."""
@@ -138,3 +147,17 @@ class Databases:
     def _owed(self, name: str) -> list[Family]:
         tiers = self._rotation.visit(name)
         return [family for family in self._families if family.tier in tiers]
+
+
+async def _listed(conn: psycopg.AsyncConnection) -> list[DictRow]:
+    try:
+        return await _list(conn)
+    except UnicodeDecodeError:  # one odd name must not hide the others
+        read_any_text(conn)
+        return await _list(conn)
+
+
+async def _list(conn: psycopg.AsyncConnection) -> list[DictRow]:
+    query = STATEMENTS.get("databases", conn.info.server_version // 10_000)
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        return await (await cursor.execute(query)).fetchall()

@@ -184,6 +184,7 @@ class ServerSession:
             names = await self._databases.order(maintenance, tiers)
         except psycopg.Error as error:
             raise _lost(error) from None
+        self._databases.tell_gone(found)
         own = maintenance.database
         await self._databases.visit_own(maintenance, found)
         others, slots = [name for name in names if name != own], self._slots()

@@ -39,6 +39,7 @@ class VaultSink:
         self._cache = SeriesCache()
         self._turn = RLock()
         self._noted: dict[str, str] = {}
+        self._is_closed = False
 
     def lead(self) -> bool:
         """Take the lead unless another collector has it; Unavailable while the vault does not answer."""
@@ -54,7 +55,9 @@ class VaultSink:
     def write(self, batches: Sequence[Batch]) -> None:
         """Write batches, each in a transaction of its own; writing one again changes nothing.
 
-        What the vault refuses of one server is dropped and logged, so that the others' samples do not wait for it.
+        What cannot belong to the vault, as of an unknown tenant, is dropped and logged, so that other servers' samples
+        do not wait for it. A vault that takes nothing at all, as one that became read-only, is Unavailable: everything
+        is kept for when it is the primary again, or another one is found.
         """
         for batch in batches:
             with self._vault() as conn:
@@ -64,6 +67,8 @@ class VaultSink:
         try:
             written = store.write(conn, batch, self._cache)
         except Refused as error:
+            if isinstance(error.__cause__, psycopg.Error):
+                raise Unavailable(str(error)) from error
             self._note(batch.server, str(error))
             return
         if written.refused:
@@ -95,15 +100,22 @@ class VaultSink:
             store.beat(conn, beat)
 
     def close(self) -> None:
-        """Give the lead and the connection back."""
+        """Give the lead and the connection back for good: whoever still writes in another thread is told so."""
         with self._turn:
-            conn, self._conn = self._conn, None
-            if conn is not None:
-                conn.close()
+            self._is_closed = True
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            conn.close()
 
     @contextmanager
     def _vault(self) -> Iterator[psycopg.Connection]:
         with self._turn:
+            if self._is_closed:
+                message = f"The lead of {self._identity.name} was given back: nothing is written any more."
+                raise Refused(message)
             if not self.lead() or self._conn is None:
                 self._on_superseded()
                 name = self._identity.name
@@ -113,5 +125,5 @@ class VaultSink:
                 yield self._conn
             except Unavailable:
                 # The lead went with the session, or will: whoever comes first takes it.
-                self.close()
+                self._hang_up()
                 raise

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from tasks.errors import OneVaultError
@@ -15,6 +16,7 @@ from tasks.metrics.watch import Known
 
 _ROWS_AT_ONCE = 5_000
 _LATEST_SECONDS = 10.0
+_FRESH = timedelta(seconds=30)
 
 T = TypeVar("T")
 
@@ -112,7 +114,7 @@ class VaultWriter:
                 singly = self._set_apart(batches, error)
                 continue
             self._note_back()
-            self._tell(frozenset(batch.server for batch in batches))
+            self._tell(_fresh(batches, datetime.now(UTC)))
         return True
 
     def _set_apart(self, batches: Sequence[Batch], error: Exception) -> int:
@@ -125,7 +127,7 @@ class VaultWriter:
         return len(batches)
 
     def _tell(self, servers: frozenset[str]) -> None:
-        if self._on_written is None:
+        if self._on_written is None or not servers:
             return
         try:
             self._on_written(servers)
@@ -149,3 +151,15 @@ class VaultWriter:
         if self._is_away:
             log.info("the vault takes samples again; %d rows wait", self._buffer.rows)
         self._is_away = False
+
+
+def _fresh(batches: Sequence[Batch], now: datetime) -> frozenset[str]:
+    """Return the servers of which these readings are the newest: behind those that have waited, newer ones wait.
+
+    Whoever judged a server by the first of them would take it for silent, or for as it was before the vault went away.
+    """
+    return frozenset(batch.server for batch in batches if now - _newest(batch) < _FRESH)
+
+
+def _newest(batch: Batch) -> datetime:
+    return max((answer.read_at for answer in batch.answers), default=batch.collected_at)

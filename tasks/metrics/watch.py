@@ -156,6 +156,10 @@ class Watch:
             return await pgbouncer.scrape(self.target.pgbouncer(), families)
         except OneVaultError as error:  # the settings themselves cannot be had
             return tuple(_failed(family, str(error)) for family in families)
+        except Exception as error:  # an odd pooler must not take the server's own samples along
+            log.exception("reading the pooler of %s failed", self.target.name)
+            words = f"The collector failed ({type(error).__name__}): see its log."
+            return tuple(_failed(family, words) for family in families)
 
     async def _ask_host(self, tiers: Collection[Tier], *, is_up: bool) -> tuple[FamilyAnswer, ...]:
         """Read the host in a thread: a network file system that hangs must not stop anything else."""

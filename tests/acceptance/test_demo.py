@@ -107,9 +107,28 @@ def _get(url: str, body: bytes | None = None) -> str:
         return str(answer.read().decode())
 
 
-@pytest.mark.timeout(400)
+def _check_alerts(shown: str) -> None:
+    begun, _, ended = shown.partition("ended both")
+    for rule in ("blocked_sessions", "archive_failing"):
+        assert re.search(rf"^ *{rule} fires after \d+ s: ", begun, re.MULTILINE), rule
+        assert re.search(rf"^ *{rule} is resolved after \d+ s", ended, re.MULTILINE), rule
+    assert "UPDATE pgbench_branches" in ended
+
+
+def _check_monitoring(person: Person) -> None:
+    status = json.loads(person.onevault("status", "demo", "--json"))
+    assert [(row["server"], row["is_up"]) for row in status["fleet"]] == [("demo", True)]
+    assert {alert["rule"] for alert in status["alerts"]}.isdisjoint(
+        {"blocked_sessions", "archive_failing"}
+    )
+    assert "availability.up" in {row["metric"] for row in status["health"]}
+    assert "UPDATE" in person.onevault("top", "demo")
+    assert "CRITICAL" in person.onevault("alerts", "--history")
+
+
+@pytest.mark.timeout(500)
 def test_the_demo_proves_two_backups_catches_damage_and_leaves_nothing(person: Person):
-    shown = person.onevault("demo", "--scale", "1", timeout=240)
+    shown = person.onevault("demo", "--scale", "1", timeout=360)
 
     catalog = re.findall(
         r"^ *(\S+-(?:logical|physical)-\w{8}) .* VERIFIED +yes +yes +yes", shown, re.MULTILINE
@@ -117,8 +136,10 @@ def test_the_demo_proves_two_backups_catches_damage_and_leaves_nothing(person: P
     assert [name.split("-")[1] for name in catalog] == ["physical", "logical"]
     assert re.search(r"bit flipped at byte [\d,]+: refused, .* is damaged in part 1", shown)
     assert re.search(r"manifest edited: refused, The signature .* is wrong", shown)
+    _check_alerts(shown)
     assert str(person.home / "onevault" / "keys") in shown
     assert str(person.home / "onevault" / "store") in shown
+    _check_monitoring(person)
     listed = json.loads(person.onevault("backups", "--json"))
     assert {entry["backup_id"] for entry in listed} == set(catalog)
 
@@ -132,7 +153,9 @@ def test_the_demo_proves_two_backups_catches_damage_and_leaves_nothing(person: P
     workers = f"{address[0]}/api/work_pools/onevault/workers/filter"
     until(lambda: '"status":"ONLINE"' in _get(workers, b"{}"), 30)
 
-    assert "stopped the Prefect server" in person.onevault("down", "--wipe")
+    stopped = person.onevault("down", "--wipe")
+    assert "stopped the collector" in stopped
+    assert "stopped the Prefect server" in stopped
     until(lambda: person.processes() == [], 10)
     assert person.data() == []
     assert person.onevault("down").strip() == "nothing was running"

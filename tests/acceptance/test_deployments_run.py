@@ -27,7 +27,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from deployments.demo import services
-from tasks import processes
+from tasks import processes, vault
 from tasks.backup.catalog import CatalogEntry
 from tasks.private_cluster import PrivateCluster
 from tasks.programs import Installation
@@ -36,6 +36,8 @@ from tests.clusters import PASSWORD, SUPERUSER, Server, running_server, short_fo
 
 AD_HOC = "backup-and-verify/ad-hoc"
 NIGHTLY = "backup-and-verify/nightly"
+COLLECT = "collect-metrics/every-five-minutes"
+WATCH = "watch-servers/watch"
 SHOP = """
 create database shop;
 \\connect shop
@@ -243,6 +245,66 @@ def test_the_run_after_a_killed_one_mends_what_it_left(site: Site):
     good = site.backup_of(following.id)
     assert good
     assert good.backup_status == "VERIFIED"
+
+
+def test_the_five_minute_run_starts_the_collector_and_then_uses_its_samples(site: Site):
+    _completed(site, COLLECT)
+    process_id = until(lambda: _leader(site), 90)
+    assert psutil.pid_exists(process_id)
+    until(lambda: _moments(site) >= 2, 60)
+
+    run = _completed(site, COLLECT)
+    assert run.state
+    assert "leads; it gave a sign of life" in (run.state.message or "")
+    of_the_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
+    tables = site.client.read_artifacts(artifact_filter=of_the_run)
+    assert [artifact.key for artifact in tables if "availability.up" in str(artifact.data)]
+
+    deployment = site.client.read_deployment_by_name(WATCH)
+    running = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
+    )
+    (collector,) = site.client.read_flow_runs(flow_run_filter=running)
+    site.client.set_flow_run_state(collector.id, Cancelling())
+    ended = site.end_of(collector.id)
+    assert ended.state
+    assert ended.state.type is StateType.CANCELLED
+    until(lambda: not psutil.pid_exists(process_id), 30)
+
+
+def _completed(site: Site, deployment: str) -> FlowRun:
+    """Run it; the schedule may be running the same at this moment, and then ours is not begun."""
+
+    def once() -> FlowRun | None:
+        run = site.run(deployment)
+        assert run.state
+        assert run.state.type in {StateType.COMPLETED, StateType.CANCELLED}, run.state.message
+        return run if run.state.type is StateType.COMPLETED else None
+
+    run: FlowRun = until(once, 120)
+    return run
+
+
+def _leader(site: Site) -> int | None:
+    """Return the process of a collector that was alive within the last seconds and has a flow run."""
+    text = (
+        "select process_id from monitoring.collector"
+        " where heartbeat_at > now() - interval '20 s' and flow_run_id is not null and servers > 0"
+    )
+    with vault.connect(site.vault_url) as conn:
+        row = conn.execute(text).fetchone()
+    return int(row[0]) if row else None
+
+
+def _moments(site: Site) -> int:
+    text = (
+        "select count(distinct sampled_at) from monitoring.metric_sample"
+        " join monitoring.series using (series_id) where family = 'availability'"
+    )
+    with vault.connect(site.vault_url) as conn:
+        row = conn.execute(text).fetchone()
+    return int(row[0]) if row else 0
 
 
 def test_nobody_else_can_talk_to_the_server_of_the_tests(site: Site):

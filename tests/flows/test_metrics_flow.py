@@ -30,6 +30,7 @@ from tasks import vault
 from tasks.errors import Refused
 from tasks.metrics import store
 from tasks.metrics import tasks as work
+from tasks.metrics.collector import Collector
 from tasks.metrics.models import Tier
 from tasks.metrics.pace import Pace
 from tasks.metrics.sink import FLEET
@@ -144,8 +145,7 @@ def test_a_run_reads_every_family_evaluates_the_rules_and_shows_health(site: Mon
     (table,) = tables_of(state).values()
     shown = {row["metric"]: row for row in table}
     assert shown["availability.up"]["status"] == "NORMAL"
-    assert shown["connections.used_percent"]["warning at"] == "80"
-    assert shown["connections.used_percent"]["critical at"] == "95"
+    assert shown["connections.used_percent"]["limits"] == "80.0 % / 95.0 %"
 
 
 def test_a_second_run_reckons_growth_from_the_first(site: MonitoringSite):
@@ -286,27 +286,29 @@ def test_passwords_are_nowhere(site: MonitoringSite):
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Collect twenty times as often."""
     pace = Pace(seconds=QUICK.__getitem__, write_seconds=0.1, beat_seconds=0.2)
-    monkeypatch.setattr(work, "Collector", partial(work.Collector, pace=pace))
+    monkeypatch.setattr(work, "Collector", partial(Collector, pace=pace))
 
 
 @pytest.mark.usefixtures("quick")
 def test_watching_stores_a_sample_each_tier_and_evaluates_the_rules(site: MonitoringSite):
-    state: State[Any] = watch_servers([site.server], 6, return_state=True)
+    state: State[Any] = watch_servers([site.server], 8, return_state=True)
     assert state.is_completed(), state.message
     report = state.result()
     assert report.sentence == state.message
     assert report.sentence.startswith("watched 1 servers for ")
     assert (report.servers, report.lost_rows, report.superseded) == (1, 0, False)
-    assert site.readings("availability") >= 3
-    assert site.readings("databases") >= 2
+    assert site.readings("availability") >= 2
+    assert site.readings("databases") >= 1
     ((rules,),) = site.query("select count(*) from monitoring.system_health_metric_s")
     assert rules > 10
-    ((name, flow_run, buffered),) = site.query(
-        "select collector_name, flow_run_id, buffered_rows from monitoring.collector"
-    )
-    assert (name, flow_run, buffered) == (FLEET, run_id(state), 0)
+    leaders = site.query("select collector_name, flow_run_id from monitoring.collector")
+    assert leaders == [(FLEET, run_id(state))]
+    until(lambda: lead_is_free(site), 10)
+
+
+def lead_is_free(site: MonitoringSite) -> bool:
     with vault.connect(site.vault_url) as conn:
-        assert store.try_lead(conn, FLEET), "the lead was not given back"
+        return store.try_lead(conn, FLEET)
 
 
 # What is made of samples.
@@ -346,7 +348,7 @@ def test_evaluating_alone_sees_what_was_stored_and_not_yet_evaluated(
     with work.leading() as sink:
         assert sink
         (target,) = work.ServerList([site.server]).read()
-        collector = work.Collector(lambda: [target], work.metrics_catalog(), sink)
+        collector = Collector(lambda: [target], work.metrics_catalog(), sink)
         sink.write([asyncio.run(collector.collect_once(target, list(Tier)))])
     assert statuses(site) == []
     state = evaluate(site.server)

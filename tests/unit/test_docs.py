@@ -12,7 +12,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from blocks.pgbouncer import PgBouncerConsole
 from deployments import cli, sentences
+from tasks.alerts import rules
 from tasks.backup.lifecycle import BackupStatus
 from tasks.backup.models import Manifest, RecoveryPoint, SourceServer, StoredObject
 from tasks.backup.options import BackupOptions
@@ -231,6 +233,47 @@ def test_the_runbook_knows_every_sentence_of_the_preconditions():
 
 def _words(sentence: str) -> str:
     return re.sub(r"(\.\.\.|\b15\b)", "*", sentence).replace("(* ", "(")
+
+
+# Monitoring.
+
+
+def test_the_overrides_in_the_documents_can_be_used(tmp_path: Path):
+    examples = [
+        block.text for path in documents() for block in blocks(path) if block.kind == "yaml"
+    ]
+    assert len(examples) >= 3
+    for number, example in enumerate(examples):
+        own = tmp_path / f"{number}.yaml"
+        own.write_text(example)
+        assert rules.load(overrides=own).rules
+
+
+def test_the_role_for_metrics_is_that_of_the_script():
+    script = (ROOT / "deployments" / "roles" / "monitoring.sql").read_text()
+    page = ROOT / "docs" / "how-to" / "watch-servers.md"
+    lines = [
+        line for block in blocks(page) if block.kind == "sql" for line in block.text.splitlines()
+    ]
+    assert len(lines) == 3
+    for line in lines:
+        assert line in script, line
+
+
+def test_the_example_of_a_console_can_be_used(monkeypatch: pytest.MonkeyPatch):
+    (example,) = [
+        block.text
+        for block in blocks(ROOT / "docs" / "how-to" / "watch-servers.md")
+        if block.kind == "python"
+    ]
+    saved: list[tuple[str, str, int]] = []
+
+    def save(console: PgBouncerConsole, name: str) -> None:
+        saved.append((name, console.host, console.port))
+
+    monkeypatch.setattr(PgBouncerConsole, "save", save)
+    exec(compile(example, "watch-servers.md", "exec"), {})  # noqa: S102 - our own document
+    assert saved == [("shop", "pooler.example.com", 6432)]
 
 
 # Links, and the release.

@@ -35,6 +35,11 @@ def test_a_password_in_an_address_is_hidden(secret: str) -> None:
         "PGPASSWORD=S3cr3t",
         "password = 'S3cr3t with \\' spaces' host=h",
         "ALTER ROLE x PASSWORD 'SCRAM-SHA-256$S3cr3t'",
+        "ALTER ROLE x PASSWORD E'S3cr3t\\' S3cr3t'",
+        "ALTER ROLE x PASSWORD U&'S3cr3t'",
+        "ALTER ROLE x PASSWORD $$S3cr3t, and S3cr3t$$",
+        "ALTER ROLE x PASSWORD $t1$S3cr3t $$ S3cr3t$t1$ CREATEDB",
+        "ALTER ROLE x PASSWORD $$S3cr3t cut off",
         '{"password": "S3cr3t", "host": "h"}',
         "https://host/?sslpassword=S3cr3t&x=1",
         "passphrase: S3cr3t",
@@ -53,6 +58,7 @@ def test_other_ways_to_write_a_secret_are_hidden_too(text: str) -> None:
         "fe_sendauth: no password supplied",
         "postgresql://ops@host:5432/db is not reachable",
         "see https://www.postgresql.org/docs/",
+        "update logins set password_changed = $1 where password is not null and cost < $2",
     ],
 )
 def test_text_without_a_secret_stays_as_it_is(text: str) -> None:

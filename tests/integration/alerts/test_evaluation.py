@@ -314,9 +314,11 @@ def test_an_alert_is_acknowledged_by_the_beginning_of_its_name(vault, readings, 
     assert (alert.acknowledged_by, alert.details["note"]) == ("ann", "on it")
     audited = rows(
         vault,
-        "SELECT phase, actor FROM audit.audit_detail_s WHERE event_type = 'ALERT_ACKNOWLEDGED'",
+        "SELECT phase, actor, details FROM audit.audit_detail_s WHERE event_type = 'ALERT_ACKNOWLEDGED' ORDER BY phase",
     )
-    assert sorted(row["phase"] for row in audited) == ["AFTER", "BEFORE"]
+    assert [row["phase"] for row in audited] == ["AFTER", "BEFORE"]
+    named = audited[0]["details"]
+    assert (named["alert"], named["rule"]) == (alert.alert_hk.hex(), "server_down")
 
 
 @pytest.mark.parametrize("name", ["abc", "nothex!", "0123456789", "%%%%%%"])
@@ -380,6 +382,15 @@ def test_it_explains_what_a_rule_waits_for(vault, readings, shipped):
     (firing,) = reading.explain(vault, shipped, "shop", "server_down", at(22))
     assert firing.alert is not None
     assert firing.lines == ("CRITICAL: firing, until it is no longer = 0 for 20s",)
+
+
+def test_it_explains_the_rules_on_the_evaluation_itself(vault, readings, shipped):
+    readings.add(UP, 1.0, at(0))
+    evaluate(vault, shipped, at(1))
+    (heard,) = reading.explain(vault, shipped, "shop", "server_unwatched", at(31))
+    assert (heard.value, heard.lines) == (31.0, ("HIGH: not firing; it needs > 90 for 0s",))
+    (unknown,) = reading.explain(vault, shipped, "shop", "rule_evaluation_failed", at(31))
+    assert unknown.value is None
 
 
 @pytest.mark.parametrize(("server", "rule"), [("nobody", "server_down"), ("shop", "no_rule")])

@@ -1,5 +1,6 @@
 """Every query of the catalogue runs on every version as the least-privilege role, and tells the truth."""
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -285,6 +286,33 @@ def test_the_longest_transaction_is_shown_without_its_literals(watched: Watched)
     assert row["query"] == "select '?', E'?', '?', ?, $?$"
     assert row["longest_idle_in_transaction"].startswith(f"pid {pid}, ops on {SHOP} (app): select ")
     assert row["longest_transaction_seconds"] >= row["longest_idle_in_transaction_seconds"] >= 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        """select "it's", 'Meier' as "o'clock", 'Meier'""",
+        "select 1 -- don't\n, 'Meier'",
+        "select /* don't ** 'Meier' **/ 'Meier' /* can't */, 'Meier'",
+        r"select 'C:\', 'Meier', 'x'",
+        "select date'2020-01-01', 'Meier'",
+        "select $t1$Meier$t1$, 'x'",
+        "select '/* ', 'Meier', ' */ Meier', '-- ', 'Meier'",
+    ],
+)
+def test_no_way_to_quote_shows_a_literal(watched: Watched, statement: str):
+    with watched.session("begin", statement):
+        row = watched.row("sessions_long")
+    assert row["query"]
+    assert not re.search("Meier|2020", f"{row['query']} {row['longest_idle_in_transaction']}")
+
+
+def test_what_was_found_in_the_buffers_is_counted_as_what_was_read(watched: Watched):
+    if watched.server.major < 16:
+        pytest.skip("PostgreSQL 15 has no pg_stat_io")
+    found = [row for row in watched.rows("io") if row["hits"]]
+    assert found
+    assert all(row["hit_bytes"] == 8192 * row["hits"] for row in found)
 
 
 def test_without_a_transaction_the_longest_is_zero(watched: Watched):

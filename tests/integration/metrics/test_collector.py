@@ -469,6 +469,19 @@ def test_a_pooler_whose_settings_cannot_be_had_is_a_degraded_family(pg_cluster: 
     assert only(batch, "collection").values["families_degraded"] == 1
 
 
+def test_an_oddity_of_the_pooler_leaves_the_servers_samples(pg_cluster: Server):
+    def fail() -> str:
+        message = "an oddity"
+        raise KeyError(message)
+
+    one = Target("one", live("one", pg_cluster).conninfo, pgbouncer=fail)
+    batch = asyncio.run(collector([], Vault()).collect_once(one, [Tier.LIGHT]))
+    (pools,) = [a for a in batch.answers if a.family == "pgbouncer_pools"]
+    assert pools.state is FamilyState.DEGRADED
+    assert "KeyError" in pools.message
+    assert only(batch, "availability").values["up"] == 1
+
+
 def test_a_fault_of_the_collector_does_not_end_the_watch(
     pg_cluster: Server, caplog: pytest.LogCaptureFixture
 ):

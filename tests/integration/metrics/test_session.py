@@ -671,11 +671,39 @@ def test_a_database_that_is_dropped_is_no_longer_read(own: Site):
         with own.server.connect() as connection:
             connection.execute("drop database doomed with (force)")
         then = await session.collect([HOURLY])
-        assert {a.database for a in then.answers} == {"postgres"}
-        assert {a.state for a in then.answers} == {FamilyState.OK}
+        gone = [a for a in then.answers if a.database == "doomed"]
+        assert {a.state for a in gone} == {FamilyState.NOT_APPLICABLE}
+        assert 'no database "doomed"' in gone[0].message
+        assert {a.state for a in then.answers if a.database == "postgres"} == {FamilyState.OK}
+        last = await session.collect([HOURLY])
+        assert {a.database for a in last.answers} == {"postgres"}
 
     with own.server.connect() as connection:
         connection.execute("create database doomed")
+    own.run(body)
+
+
+def test_a_name_that_is_not_utf8_hides_nothing_else(own: Site):
+    async def body(session: ServerSession) -> None:
+        for _ in range(2):
+            collected = await session.collect([Tier.LIGHT, HOURLY])
+            assert number(of(collected, AVAILABILITY), "up") == 1
+            of_families = {a.family: a.state for a in collected.answers if a.database == "plain"}
+            assert set(of_families.values()) == {FamilyState.OK}
+        whole = ServerSession(Target("db1", own.conninfo), shipped.load())
+        for _ in range(2):
+            collected = await whole.collect([Tier.LIGHT, Tier.MINUTE])
+        await whole.close()
+        names = {seen.labels["database_name"] for seen in of(collected, "databases").observations}
+        assert names == {"postgres", "bytes", "plain", "M\ufffdller"}
+
+    with own.server.connect() as connection:
+        connection.execute("create database plain")
+        connection.execute(
+            "create database bytes encoding 'SQL_ASCII' template template0 lc_collate 'C' lc_ctype 'C'"
+        )
+    with own.server.connect("bytes", client_encoding="SQL_ASCII") as connection:
+        connection.pgconn.exec_(b'create database "M\xfcller"')
     own.run(body)
 
 

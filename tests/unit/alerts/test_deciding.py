@@ -236,6 +236,18 @@ def test_a_silence_holds_back_what_it_matches(changes, is_told):
     assert vault.told == [Notify.FIRST if is_told else None]
 
 
+def test_why_nobody_is_told_is_kept_as_it_is_now():
+    vault = Vault()
+    vault.evaluate(series(90, at(0)), now=at(1))
+    vault.others = {"silences": (silence(starts_at=at(5)),)}
+    for now, reason in ((11, "silenced by ann until 2026-03-02 12:01 UTC: known"), (71, None)):
+        decided = vault.evaluate(series(90, at(now - 1)), now=at(now))
+        assert decided.transitions == ()
+        (alert,) = vault.alerts.values()
+        assert alert.suppression_reason == reason
+        assert vault.evaluate(series(90, at(now - 1)), now=at(now)).versions == {}
+
+
 def test_one_alert_keeps_another_quiet_but_never_itself():
     source = rule(
         name="server_down",

@@ -101,6 +101,23 @@ def test_an_older_reading_is_passed_over():
     assert step(RULE, memory, Reading(at(0), 10.0), GAP, CONTROL) == memory
 
 
+def test_a_clock_that_was_set_back_does_not_keep_an_alert_from_ending():
+    memory = run(*[85.0] * 7)[-1]
+    for seconds in (-3600, -3590, -3580):
+        memory = step(RULE, memory, Reading(at(seconds), 10.0), GAP, CONTROL)
+    assert memory.held is None
+    assert memory.flips == (at(-3580),)
+
+
+def test_what_was_counting_when_the_clock_was_set_back_starts_again():
+    memory = run(85.0, 85.0)[-1]
+    memory = step(RULE, memory, Reading(at(-3600), 85.0), GAP, CONTROL)
+    assert pending_since(memory) == at(-3600)
+    for seconds in range(-3590, -3530, 10):
+        memory = step(RULE, memory, Reading(at(seconds), 85.0), GAP, CONTROL)
+    assert memory.held is Severity.HIGH
+
+
 def test_lower_may_be_worse():
     lower = rule(operator="<", levels=[{"severity": "LOW", "threshold": 90, "clear": 95}])
     assert held(run(89.0, 93.0, 96.0, of=lower)) == [Severity.LOW, Severity.LOW, None]
@@ -213,9 +230,12 @@ def test_an_alert_ends_only_after_it_was_clear_for_long_enough(values):
     memories = [Memory(RULE.name, "shop", {}), *run(*values)]
     for number in range(len(values)):
         if memories[number].held and not memories[number + 1].held:
-            recent = [value for value in values[: number + 1] if value is not None][-1:]
-            assert recent
-            assert all(value <= 75 for value in recent)
+            recent = [value for value in values[: number + 1] if value is not None][-1]
+            was_active = [
+                level for level in RULE.levels if memories[number].levels[level.severity].active
+            ]
+            for level in was_active:
+                assert stand(RULE, level, Reading(at(0), recent)) is Stand.CLEARS
             assert not memories[number + 1].is_flapping
 
 

@@ -64,9 +64,15 @@ def test_who_has_acknowledged_is_not_reminded_but_hears_of_worse():
     assert decide(worse, TAKEN, at(0), HOUR, None)[0] is Notify.WORSE
 
 
-@pytest.mark.parametrize("status", [OPEN, RESOLVED])
+@pytest.mark.parametrize("status", [OPEN, TAKEN])
 def test_quiet_holds_back_and_says_why(status):
     assert decide(after(7200), status, at(0), HOUR, "silenced by ann") == (None, "silenced by ann")
+
+
+def test_who_was_told_of_the_beginning_hears_of_the_end_through_the_quiet():
+    assert decide(after(60), RESOLVED, at(0), HOUR, "silenced by ann") == (Notify.RESOLVED, None)
+    begun_in_it = decide(memory(None), RESOLVED, at(0), HOUR, "silenced by ann")
+    assert begun_in_it == (None, "nobody was told that it began")
 
 
 def test_after_the_quiet_people_are_told_what_they_missed():
