@@ -84,7 +84,7 @@ def _head(run: Run) -> Iterator[str]:
         " the seed. A fault lasts until 10 s after its alert fires, as if somebody mended it, or as long as it should"
         " take at most. An alert of MEDIUM or worse counts once, from firing to resolved; it is true when a fault that"
         f" explains its rule on that server had begun and was not over for more than {SLACK_SECONDS:g} s, whether or not"
-        " another alert kept it from being told. The delay runs from the fault's first act to the first firing; *own*"
+        " it was told (inhibition, flapping). The delay runs from the fault's first act to the first firing; *own*"
         " leaves out what the rule itself waits for (a threshold of seconds, and `for`)."
     )
     yield ""
@@ -121,9 +121,9 @@ def _figures(run: Run) -> Iterator[str]:
 
 
 def scored(scores: Scores) -> str:
-    """Return how many alerts were scored, and how many of them nobody was told of."""
+    """Return how many alerts were scored, and how many nobody was told of: inhibited, or known as flapping."""
     quiet = sum(not each.was_told for each in (*scores.true, *(e for e, _ in scores.false)))
-    return f"{scores.scored}" + (f" ({quiet} kept quiet by another)" if quiet else "")
+    return f"{scores.scored}" + (f" ({quiet} not told: inhibited or flapping)" if quiet else "")
 
 
 def _by_kind(caught: Iterable[Caught]) -> Iterator[str]:

@@ -135,7 +135,7 @@ def score(found: Sequence[Episode], events: Sequence[Event]) -> Scores:
         false=tuple((each, _around(each, events)) for each in grave if id(each) not in explained),
         low=tuple(low),
         low_unexplained=tuple(each for each in low if id(each) not in explained),
-        caught=tuple(Caught(event, _first(event, found)) for event in causes),
+        caught=tuple(Caught(event, _first(event, found, causes)) for event in causes),
     )
 
 
@@ -147,16 +147,20 @@ def _explains(event: Event, episode: Episode) -> bool:
     return episode.server in family and episode.rule in fault.rules | fault.also
 
 
-def _first(event: Event, found: Iterable[Episode]) -> Episode | None:
+def _first(event: Event, found: Iterable[Episode], causes: Iterable[Event]) -> Episode | None:
+    """Find the first alert that had to come of a fault; one after its kind came again belongs to that one."""
     fault = event.fault
     assert fault is not None  # noqa: S101
     server = f"{event.server}-standby" if fault.on_standby else event.server
+    again = [e.begun_at for e in causes if (e.server, e.name) == (event.server, event.name)]
+    next_at = min((at for at in again if at > event.begun_at), default=None)
     fitting = [
         each
         for each in found
         if each.server == server
         and each.rule in fault.rules
         and event.is_near(each.began_at, SLACK_SECONDS)
+        and (next_at is None or each.began_at < next_at)
     ]
     return min(fitting, key=lambda each: each.began_at, default=None)
 
@@ -166,5 +170,6 @@ def _around(episode: Episode, events: Iterable[Event]) -> tuple[Event, ...]:
     return tuple(
         event
         for event in events
-        if event.server == server and event.is_near(episode.began_at, 2 * SLACK_SECONDS)
+        if event.server == server
+        and event.is_near(episode.began_at, 2 * SLACK_SECONDS if event.fault else 0.0)
     )

@@ -43,6 +43,10 @@ _SETTINGS: dict[str, int | str] = {
     "idle_session_timeout": 7_200_000,
     "jit": "off",
     "search_path": "pg_catalog,pg_temp",
+    # The place of a collector whose host or network went must be free again in minutes, and not after two hours.
+    "tcp_keepalives_idle": 60,
+    "tcp_keepalives_interval": 10,
+    "tcp_keepalives_count": 6,
 }
 
 

@@ -179,6 +179,13 @@ SELECT
 FROM monitoring.collector
 ORDER BY collector_name;
 
+-- name: end_when_gone
+-- A leader whose host or network went loses its session, and so the lead, in a minute instead of two hours.
+SELECT
+    set_config('tcp_keepalives_idle', '20', false),
+    set_config('tcp_keepalives_interval', '10', false),
+    set_config('tcp_keepalives_count', '4', false);
+
 -- name: try_lead
 -- The lock of the one collector that leads under a name, held by the session.
 SELECT pg_try_advisory_lock(hashtextextended('onevault:collector:' || %(name)s, 0));

@@ -151,6 +151,7 @@ def forget_gone(conn: psycopg.Connection, now: datetime, days: int = 30) -> int:
 def try_lead(conn: psycopg.Connection, name: str) -> bool:
     """Become the one collector that leads under this name, until the session ends; False when another one does."""
     with connection.translating(f"take the lead of collector {name}"):
+        conn.execute(_query("end_when_gone"))
         return connection.fetch_value(conn, _query("try_lead"), name=name) is True
 
 

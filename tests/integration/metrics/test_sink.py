@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from tasks import vault as vaults
 from tasks.errors import Refused, Unavailable
@@ -12,7 +13,7 @@ from tasks.metrics import store
 from tasks.metrics.sink import VaultSink
 from tasks.metrics.store import Heartbeat
 from tests.backups import until
-from tests.clusters import Database
+from tests.clusters import PASSWORD, Database
 from tests.integration.metrics.samples import availability, batch, facts
 
 
@@ -65,3 +66,14 @@ def test_a_closed_sink_writes_nothing_and_leaves_the_lead_free(migrated, vault):
     assert len(made) == 1
     assert stored(vault) == 0
     until(lambda: store.try_lead(vault, "test"))
+
+
+def test_a_leader_whose_host_went_loses_the_lead_in_a_minute(migrated):
+    address = {"host": "127.0.0.1", "password": PASSWORD}
+    with vaults.connect(make_conninfo(migrated.conninfo, **address)) as conn:
+        assert store.try_lead(conn, "test")
+        row = conn.execute(
+            "select string_agg(setting, '+' order by name) from pg_settings"
+            " where name in ('tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_keepalives_count')"
+        ).fetchone()
+    assert row == ("4+20+10",)

@@ -292,3 +292,11 @@ def test_a_query_names_itself_and_bounds_what_it_gives(family: Family):
 
 
 UNBOUNDED = {"statements", "xmin_horizon"}
+
+
+@pytest.mark.parametrize("family", OURS.families.values(), ids=lambda family: family.name)
+def test_a_part_in_percent_is_of_things_of_one_kind(family: Family):
+    for ratio in family.derived.values():
+        if ratio.metric.unit == "percent":
+            counted = {*ratio.numerator, *ratio.denominator}
+            assert len({family.metrics[name].unit for name in counted}) == 1, ratio.metric.name
