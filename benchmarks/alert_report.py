@@ -1,7 +1,6 @@
 """What the alert benchmark found, as a section of RESULTS.md."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -39,16 +38,6 @@ class Run:
 def section(run: Run) -> str:
     """Return the section, its heading included."""
     return "\n".join(_lines(run)) + "\n"
-
-
-def replace_section(out: Path, text: str) -> None:
-    """Put the section in the place of its older self, or at the end."""
-    there = out.read_text() if out.exists() else ""
-    pattern = re.compile(rf"^# {re.escape(TITLE)}\n.*?(?=^# |\Z)", re.MULTILINE | re.DOTALL)
-    if pattern.search(there):
-        out.write_text(pattern.sub(lambda _: f"{text}\n\n", there).rstrip() + "\n")
-        return
-    out.write_text(f"{there.rstrip()}\n\n\n{text}" if there else text)
 
 
 def write_details(place: Path, found: Iterable[Episode], events: Iterable[Event]) -> None:

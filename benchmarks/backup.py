@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks import peers, report
+from benchmarks import peers, report, sections
 from benchmarks.data import Source, source
 from benchmarks.measure import ROOT, Series, Usage, measure_ours
 from benchmarks.report import Pair, Results
@@ -235,7 +235,7 @@ def main(
     except OneVaultError as error:
         raise click.ClickException(str(error)) from None
     console.print(report.table(results))
-    out.write_text(report.markdown(results))
+    sections.replace(out, report.TITLE, report.markdown(results))
     console.print(f"written: {out}")
 
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import faults
+from benchmarks import faults, storage_faults
 from benchmarks.shops import Shop, environment
 from tasks import processes
 from tasks.folders import remove_tree
@@ -126,7 +126,7 @@ def reload(shop: Shop) -> None:
 def checkpoints(shop: Shop) -> None:
     """Make several checkpoints in a row."""
     for _ in range(3):
-        faults.write_wal(shop, 4)
+        storage_faults.write_wal(shop, 4)
         _execute(shop, "CHECKPOINT")
 
 

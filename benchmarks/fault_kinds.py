@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks import faults
+from benchmarks import faults, storage_faults
 from benchmarks.faults import Fault, Make
 from tasks.alerts import rules
 from tasks.metrics import catalog
@@ -116,7 +116,7 @@ def _crowds() -> Iterator[Fault]:
 def _wal_and_disk() -> Iterator[Fault]:
     yield _fault(
         "archive command fails",
-        faults.archive_failing,
+        storage_faults.archive_failing,
         "archive_failing",
         "archive_failures",
         also=frozenset({"archive_backlog"}),
@@ -124,7 +124,7 @@ def _wal_and_disk() -> Iterator[Fault]:
     )
     yield _fault(
         "archive command hangs",
-        faults.archive_stuck,
+        storage_faults.archive_stuck,
         "archive_backlog",
         also=frozenset({"archive_stale"}),
         conflicts=frozenset({"archive command fails"}),
@@ -132,13 +132,13 @@ def _wal_and_disk() -> Iterator[Fault]:
     )
     yield _fault(
         "slot lost",
-        faults.slot_lost,
+        storage_faults.slot_lost,
         "replication_slot_lost",
         also=frozenset({"archive_backlog", "replication_slot_inactive"}),
         needs="no standby",
         conflicts=frozenset({"slot forgotten"}),
     )
-    yield _fault("disk filled", faults.disk_filled, "disk_used", needs="disk")
+    yield _fault("disk filled", storage_faults.disk_filled, "disk_used", needs="disk")
 
 
 def _standbys() -> Iterator[Fault]:
@@ -146,14 +146,14 @@ def _standbys() -> Iterator[Fault]:
     more: dict[str, Any] = {"also": _STANDBY, "needs": "standby", "on_standby": True}
     yield _fault(
         "standby cut off",
-        faults.standby_cut_off,
+        storage_faults.standby_cut_off,
         "standby_disconnected",
         conflicts=restart | {"replay paused"},
         **more,
     )
     yield _fault(
         "replay paused",
-        faults.replay_paused,
+        storage_faults.replay_paused,
         "replication_lag_seconds",
         ripens_seconds=60,
         conflicts=restart | {"standby cut off"},
@@ -195,15 +195,15 @@ def _slow_remains() -> Iterator[Fault]:
     )
     yield _fault(
         "slot forgotten",
-        faults.slot_forgotten,
+        storage_faults.slot_forgotten,
         "replication_slot_inactive",
         "replication_slot_lost",
         conflicts=frozenset({"slot lost"}),
         slow=True,
         holds_sessions=False,
     )
-    yield _fault("invalid index", faults.invalid_index, "invalid_indexes", slow=True)
-    yield _fault("restart pending", faults.restart_pending, "pending_restart", slow=True)
+    yield _fault("invalid index", storage_faults.invalid_index, "invalid_indexes", slow=True)
+    yield _fault("restart pending", storage_faults.restart_pending, "pending_restart", slow=True)
 
 
 KINDS = tuple(_kinds())

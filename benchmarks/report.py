@@ -17,6 +17,7 @@ from tasks import processes
 from tasks.errors import OneVaultError
 from tasks.programs import discover
 
+TITLE = "Backups"
 MEMORY_TARGET_BYTES = 200_000_000
 RESTORE_TARGET = 2.0
 
@@ -116,7 +117,7 @@ def markdown(results: Results) -> str:
 
 
 def _head(results: Results) -> Iterator[str]:
-    yield "# Results of `benchmarks/backup.py`"
+    yield f"# {TITLE}"
     yield ""
     yield f"* {results.begun_at:%Y-%m-%d %H:%M} UTC, `{results.command}`"
     yield f"* {machine()}"

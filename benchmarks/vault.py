@@ -10,7 +10,7 @@ import click
 import psycopg
 from rich.console import Console
 
-from benchmarks import vault_data, vault_report
+from benchmarks import sections, vault_data, vault_report
 from benchmarks.measure import ROOT
 from benchmarks.vault_data import SERVER, Fill
 from benchmarks.vault_report import Stage, Timing
@@ -111,7 +111,8 @@ def main(samples: float, rounds: int, pg: int, work: Path, out: Path) -> None:
             cluster.remove()
     except OneVaultError as error:
         raise click.ClickException(str(error)) from None
-    vault_report.replace_section(out, vault_report.section(command, cluster.installation, stages))
+    text = vault_report.section(command, cluster.installation, stages)
+    sections.replace(out, vault_report.TITLE, text)
     console.print(f"written: {out}")
 
 

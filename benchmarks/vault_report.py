@@ -1,10 +1,8 @@
 """The vault's figures as a section of RESULTS.md."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import median, quantiles
 
 from benchmarks.report import machine
@@ -55,16 +53,6 @@ class Stage:
 def section(command: str, installation: Installation, stages: list[Stage]) -> str:
     """Return the section, its heading included."""
     return "\n".join(_lines(command, installation, stages)) + "\n"
-
-
-def replace_section(out: Path, text: str) -> None:
-    """Put the section in the place of its older self, or at the end."""
-    there = out.read_text() if out.exists() else ""
-    pattern = re.compile(rf"^# {re.escape(TITLE)}\n.*?(?=^# |\Z)", re.MULTILINE | re.DOTALL)
-    if pattern.search(there):
-        out.write_text(pattern.sub(lambda _: text, there))
-        return
-    out.write_text(f"{there.rstrip()}\n\n\n{text}" if there else text)
 
 
 def _lines(command: str, installation: Installation, stages: list[Stage]) -> Iterator[str]:

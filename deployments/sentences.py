@@ -23,7 +23,7 @@ Exit codes:
   {EXIT_TRY_AGAIN}  something did not answer; try again later
   {EXIT_DAMAGED}  a copy is damaged or did not restore equal to its source
   {EXIT_SKIPPED}  outside the maintenance window, or another one is at work; nothing was done
-  {EXIT_FIRING}  an alert of severity HIGH or CRITICAL is open (status --check)
+  {EXIT_FIRING}  an alert of severity HIGH or CRITICAL is open, or nobody watches (status --check)
 """
 
 

@@ -1,5 +1,6 @@
 """Metrics: a collector that runs for long, the same work once every five minutes, and what is made of the samples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
@@ -29,17 +30,20 @@ class CollectionReport:
 
 @flow(name="watch-servers", flow_run_name="collector", persist_result=False)
 def watch_servers(
-    servers: list[str] | None = None, run_for_seconds: float = _AN_HOUR
+    servers: list[str] | None = None,
+    run_for_seconds: float = _AN_HOUR,
+    wait_for_lead_seconds: float = 0.0,
 ) -> WatchReport | None:
     """Collect from these servers, or from all that have a block, and evaluate the alert rules, for so long.
 
-    One collector leads: while it lives, another run ends at once as Skipped. The next run goes on from the counters
-    as they stood, so that nothing is missing in between.
+    One collector leads: a run that finds another one waits for it as long as it is told, and ends as Skipped. The
+    next run goes on from the counters as they stood, so that nothing is missing in between. Rules that cannot be used
+    stop the alerts (the five-minute flow fails because of them), not the collection.
     """
+    order = work.Watch(servers, run_for_seconds, wait_for_lead_seconds)
     try:
-        ruleset = alerting.load_rules(work.metrics_catalog().families)
-        with alerting.AlertWatch(ruleset) as evaluate:
-            report = work.watch(servers, run_for_seconds, evaluate)
+        with alerting.AlertWatch(work.metrics_catalog().families) as evaluate:
+            report = work.watch(order, evaluate)
         if report is None:
             return cast("None", Completed(name="Skipped", message=work.living_collector()))
         return cast("WatchReport", Completed(message=report.sentence, data=report))
@@ -57,26 +61,36 @@ def collect_metrics(servers: list[str] | None = None, supervise: bool = False) -
     """Read every metric once, evaluate the rules, and leave a health table of each server.
 
     While a collector leads, its samples are used instead. With `supervise`, the collector's deployment is started
-    when none leads.
+    when none leads, and that there was none is noticed before anything is read.
     """
     try:
         targets = work.ServerList(servers).demand()
-        with work.leading() as sink:
-            waiting = [work.collect_from.submit(target, sink) for target in targets if sink]
-            collected = tuple(each.result() for each in waiting)
+        names = [target.name for target in targets]
         ruleset = alerting.load_rules(work.metrics_catalog().families)
-        found = alerting.evaluate(ruleset, [target.name for target in targets])
-        for target in targets:
-            work.show_health(target.name)
-        if supervise and sink is not None:
-            work.start_collector()
+        if supervise:
+            alerting.evaluate(ruleset, names)
+        with work.leading() as sink:
+            if supervise and sink:
+                work.start_collector()
+            waiting = [work.collect_from.submit(target, sink) for target in targets if sink]
+            results = [each.result(raise_on_failure=False) for each in waiting]
+        found = alerting.evaluate(ruleset, names)
+        for name in names:
+            work.show_health(name)
     except OneVaultError as error:
         return cast("CollectionReport", Failed(message=str(error), data=error))
-    read = f"read {len(collected)} servers" if sink else work.living_collector()
-    report = CollectionReport(
-        collected, found.open_alerts, f"{read}; {found.open_alerts} alerts are open"
-    )
-    return cast("CollectionReport", Completed(message=report.sentence, data=report))
+    return _reported(results, found.open_alerts, work.living_collector() if not sink else "")
+
+
+def _reported(results: Sequence[object], open_alerts: int, others: str) -> CollectionReport:
+    collected = tuple(each for each in results if isinstance(each, Collection))
+    faults = [str(each) for each in results if isinstance(each, BaseException)]
+    sentence = f"{others or f'read {len(collected)} servers'}; {open_alerts} alerts are open"
+    if faults:
+        message = f"{sentence}; {len(faults)} servers could not be read: {faults[0]}"
+        return cast("CollectionReport", Failed(message=message))
+    report = CollectionReport(collected, open_alerts, sentence)
+    return cast("CollectionReport", Completed(message=sentence, data=report))
 
 
 @flow(name="roll-up-metrics", flow_run_name="roll up metrics", persist_result=False)

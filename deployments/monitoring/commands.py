@@ -16,7 +16,7 @@ servers_argument = click.argument("servers", nargs=-1)
 @click.option(
     "--check",
     is_flag=True,
-    help=f"Exit with {EXIT_FIRING} when an alert of severity HIGH or CRITICAL is open, for scripts.",
+    help=f"Exit with {EXIT_FIRING} when an alert of severity HIGH or CRITICAL is open, or nobody watches.",
 )
 @as_json
 def status(server: str | None, check: bool, json_output: bool) -> None:
@@ -26,7 +26,7 @@ def status(server: str | None, check: bool, json_output: bool) -> None:
     with sentences():
         found = health.read(server)
         click.echo(dump(health.plain(found))) if json_output else health.show(found)
-        if check and found.is_firing:
+        if check and (found.is_firing or found.is_blind):
             sys.exit(EXIT_FIRING)
 
 

@@ -28,6 +28,7 @@ from tasks.metrics.store import CollectorRow
 from tasks.metrics.wording import ago, named
 
 _STALE_SECONDS = 60.0
+_UNWATCHED_SECONDS = 900.0
 _METRIC_COLUMNS = 26
 _LIMIT_COLUMNS = 9
 _AGE_COLUMNS = 8
@@ -51,6 +52,16 @@ class Status:
     def is_firing(self) -> bool:
         """Tell whether an alert is open that cannot wait."""
         return any(alert.severity in _URGENT for alert in self.alerts)
+
+    @property
+    def is_watched(self) -> bool:
+        """Tell whether a collector lives."""
+        return any(row.age_seconds <= _STALE_SECONDS for row in self.collectors)
+
+    @property
+    def is_blind(self) -> bool:
+        """Tell whether no collector lives, or a server that is watched has not been heard of for a while."""
+        return not self.is_watched or any(_is_silent(row) for row in self.fleet)
 
 
 def read(server: str | None) -> Status:
@@ -77,11 +88,11 @@ def read(server: str | None) -> Status:
 
 
 def plain(status: Status) -> dict[str, Any]:
-    """Return it as JSON values."""
+    """Return it as JSON values; every part is there, empty or not."""
+    parts = {field.name: getattr(status, field.name) for field in dataclasses.fields(status)}
     return {
-        field.name: tables.plain(value) if isinstance(value, list | tuple) else value
-        for field in dataclasses.fields(status)
-        if (value := getattr(status, field.name)) or field.name in {"fleet", "alerts"}
+        name: tables.plain(part) if isinstance(part, list | tuple) else part
+        for name, part in parts.items()
     }
 
 
@@ -91,7 +102,7 @@ def show(status: Status) -> None:
 
 
 def _parts(status: Status) -> Iterator[RenderableType]:
-    yield fleet_table(status.fleet)
+    yield fleet_table(status.fleet, watched=status.is_watched)
     yield from _collector_lines(status.collectors)
     yield alerts_table(status.alerts)
     if status.server is None:
@@ -108,7 +119,7 @@ def _parts(status: Status) -> Iterator[RenderableType]:
         )
 
 
-def fleet_table(rows: Sequence[ServerRow]) -> Table:
+def fleet_table(rows: Sequence[ServerRow], *, watched: bool = True) -> Table:
     """Return one line for each server."""
     table = _table(
         "servers", "server", "state", "role", "PostgreSQL", "last sample", "worst alert", "metrics"
@@ -119,7 +130,7 @@ def fleet_table(rows: Sequence[ServerRow]) -> Table:
         worst = f"{styled(row.worst_alert)} of {row.open_alerts}" if row.worst_alert else "none"
         table.add_row(
             escape(row.server),
-            _up(row),
+            _up(row, watched=watched),
             row.role,
             escape((row.server_version or "?").split(" ")[0]),
             f"{ago(row.age_seconds)} ago" if row.age_seconds is not None else "never",
@@ -129,9 +140,15 @@ def fleet_table(rows: Sequence[ServerRow]) -> Table:
     return table
 
 
-def _up(row: ServerRow) -> str:
+def _is_silent(row: ServerRow) -> bool:
+    return row.age_seconds is None or _STALE_SECONDS < row.age_seconds <= _UNWATCHED_SECONDS
+
+
+def _up(row: ServerRow, *, watched: bool) -> str:
     if row.age_seconds is None or row.age_seconds > _STALE_SECONDS:
-        return "[magenta]unknown[/magenta]"
+        # A collector that lives leaves out what is no longer registered.
+        gone = watched and not _is_silent(row)
+        return "[dim]not watched[/dim]" if gone else "[magenta]unknown[/magenta]"
     return "[green]up[/green]" if row.is_up else "[bold red]DOWN[/bold red]"
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from deployments import tables
 from deployments.monitoring.vault_door import opened_vault
-from tasks.alerts import silences
+from tasks.alerts import reading, silences
 from tasks.alerts.models import Silence, parse_duration
 from tasks.audit import default_actor
 from tasks.errors import Refused
@@ -41,7 +41,9 @@ def add(request: Mapping[str, Any]) -> str:
             comment=request["comment"],
             by=default_actor(),
         )
-    return f"{made.silence_id} silences until {ends_at:%Y-%m-%d %H:%M} UTC; `onevault silence --end {made.silence_id}` ends it"
+        matched = [a for a in reading.open_alerts(conn) if silences.matches(made.matchers, a)]
+    until = f"{ends_at:%Y-%m-%d %H:%M} UTC"
+    return f"{made.silence_id} silences until {until}, {len(matched)} alerts that are open now among them; `onevault silence --end {made.silence_id}` ends it"
 
 
 def matchers(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +21,12 @@ from tasks.connection import translating
 from tasks.errors import OneVaultError
 from tasks.metrics.models import Family
 
+_AGAIN_SECONDS = 60.0
+_EVENTS = {
+    AlertStatus.RESOLVED: "onevault.alert.resolved",
+    AlertStatus.ACKNOWLEDGED: "onevault.alert.acknowledged",
+}
+
 log = logging.getLogger("onevault.alerts")
 
 
@@ -29,12 +36,18 @@ def load_rules(families: Mapping[str, Family]) -> RuleSet:
 
 
 class AlertWatch:
-    """Evaluates rules each time that samples were stored; a vault that is away is waited for, not a failure."""
+    """Evaluates rules each time that samples were stored; whatever keeps it from that is said and tried again.
 
-    def __init__(self, ruleset: RuleSet) -> None:
-        self._rules = ruleset
+    Rules that cannot be used, or a vault that is away, never stop the collection of metrics.
+    """
+
+    def __init__(self, families: Mapping[str, Family]) -> None:
+        self._families = families
+        self._rules: RuleSet | None = None
         self._conn: psycopg.Connection | None = None
-        self._is_away = False
+        self._said: dict[str, float] = {}
+        self._load_at = 0.0
+        self._load()
 
     def __enter__(self) -> Self:
         return self
@@ -49,21 +62,36 @@ class AlertWatch:
 
     def __call__(self, servers: Collection[str]) -> None:
         """Evaluate the rules on these servers, and emit an event for whatever began or ended."""
+        if self._rules is None and monotonic() >= self._load_at:
+            self._load()
+        if self._rules is None:
+            return
         try:
             self._conn = self._conn or opening.open_vault()
             with translating("evaluate the alert rules"):
                 found = evaluation.evaluate(self._conn, self._rules, datetime.now(UTC), servers)
                 announce(self._conn, found)
-        except OneVaultError as error:
-            self._note_away(error)
-            return
-        self._is_away = False
+        except Exception as error:
+            self._say(error)
+            self._close()
+        else:
+            self._said.clear()
 
-    def _note_away(self, error: OneVaultError) -> None:
-        if not self._is_away:
-            log.warning("alerts are not evaluated: %s", error)
-        self._is_away = True
-        self._close()
+    def _load(self) -> None:
+        self._load_at = monotonic() + _AGAIN_SECONDS
+        try:
+            self._rules = load_rules(self._families)
+        except OneVaultError as error:
+            self._say(error)
+
+    def _say(self, error: Exception) -> None:
+        """Log that nothing is evaluated, for each cause once a minute."""
+        cause, now = type(error).__name__, monotonic()
+        if now < self._said.get(cause, 0.0):
+            return
+        self._said[cause] = now + _AGAIN_SECONDS
+        traceback = None if isinstance(error, OneVaultError) else error
+        log.error("alerts are not evaluated: %s", error, exc_info=traceback)
 
     def _close(self) -> None:
         conn, self._conn = self._conn, None
@@ -111,10 +139,9 @@ def announce(conn: psycopg.Connection, found: Evaluation) -> None:
 
 def event_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the event of a transition: its name, the alert as resource, the server beside it, and what happened."""
-    resolved = row["to_status"] == AlertStatus.RESOLVED
     server = row["server_name"]
     return {
-        "event": "onevault.alert.resolved" if resolved else "onevault.alert.firing",
+        "event": _EVENTS.get(row["to_status"], "onevault.alert.firing"),
         "occurred": row["happened_at"],
         "resource": {
             "prefect.resource.id": f"onevault.alert.{row['fingerprint']}",

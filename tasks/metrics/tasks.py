@@ -1,13 +1,16 @@
 """The tasks of monitoring: they open servers and vault, collect, roll up, and show health in Prefect."""
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
+from threading import Event
+from time import monotonic
 from uuid import UUID
 
 from prefect import task
@@ -15,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 
 from blocks.pgbouncer import PgBouncerConsole
 from blocks.postgres import PostgresServer
@@ -33,7 +36,11 @@ from tasks.metrics.store import Heartbeat
 from tasks.metrics.wording import ago, named
 
 WATCH_DEPLOYMENT = "watch-servers/watch"
-_ALIVE_SECONDS = 30.0
+# A worker needs some ten seconds to begin a run; the one that begins waits for the one that ends.
+_START_SECONDS = 30.0
+_HANDOVER_SECONDS = 120.0
+
+log = logging.getLogger("onevault.collector")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,8 @@ class ServerList:
     def read(self) -> list[Target]:
         """Read the blocks; the same server under two names is watched once, and not as `default`.
 
-        Raises Refused for a name without a block, and for a connection weaker than the environment demands.
+        Raises Refused for a name without a block. A server whose connection is weaker than the environment demands is
+        never connected to: it is shown as down, with that sentence.
         """
         blocks = opening.saved(PostgresServer)
         every = sorted(blocks, key=lambda name: (name == opening.DEFAULT, name))
@@ -102,13 +110,14 @@ class ServerList:
         found: dict[tuple[str, int], Target] = {}
         for name in wanted:
             block = self._servers[name]
-            opening.demand_connection(block)
             found.setdefault((block.host, block.port), self._target(name))
         return list(found.values())
 
     def demand(self) -> list[Target]:
-        """Read the blocks; Refused when there is none."""
+        """Read the blocks; Refused when there is none, and for one that was named and is weaker than it may be."""
         targets = self.read()
+        for name in self._names or ():
+            opening.demand_connection(self._servers[name])
         if not targets:
             message = "There is no server to watch: `onevault register` makes the block of one."
             raise Refused(message)
@@ -116,6 +125,7 @@ class ServerList:
 
     def _target(self, name: str) -> Target:
         def conninfo(database: str | None) -> str:
+            opening.demand_connection(self._servers[name])
             return self._servers[name].conninfo(database).get_secret_value()
 
         def console() -> str:
@@ -126,17 +136,28 @@ class ServerList:
 
 
 @contextmanager
-def leading(on_superseded: Callable[[], None] = lambda: None) -> Iterator[VaultSink | None]:
-    """Hold the lead of the fleet for the time of a block; None when another collector has it."""
+def leading(
+    on_superseded: Callable[[], None] = lambda: None, wait_seconds: float = 0.0
+) -> Iterator[VaultSink | None]:
+    """Hold the lead of the fleet for the time of a block; None when another collector keeps it for so long."""
     prepare_storage()
     identity = Heartbeat(
         FLEET, socket.gethostname(), os.getpid(), datetime.now(UTC), flow_run_id=_flow_run_id()
     )
     sink = VaultSink(opening.open_vault, identity, on_superseded)
     try:
-        yield sink if sink.lead() else None
+        yield sink if _takes_the_lead(sink, wait_seconds) else None
     finally:
         sink.close()
+
+
+def _takes_the_lead(sink: VaultSink, wait_seconds: float) -> bool:
+    deadline, waiting = monotonic() + wait_seconds, Event()
+    while not sink.lead():
+        if monotonic() >= deadline:
+            return False
+        waiting.wait(1)
+    return True
 
 
 def prepare_storage() -> None:
@@ -154,40 +175,66 @@ def living_collector() -> str:
     return "another collector leads"
 
 
-def watch(
-    names: Sequence[str] | None,
-    run_for_seconds: float,
-    on_written: Callable[[frozenset[str]], None],
-) -> WatchReport | None:
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What to watch and for how long, waiting so long for another collector to end; names None is every server."""
+
+    names: Sequence[str] | None
+    run_for_seconds: float
+    wait_for_lead_seconds: float = 0.0
+
+
+def watch(order: Watch, on_written: Callable[[frozenset[str]], None]) -> WatchReport | None:
     """Collect from servers until the time is over; None when another collector leads.
 
-    on_written hears, in the writer's thread, of which servers samples were just stored.
+    on_written hears, in the writer's thread, of which servers samples were just stored. A run of a deployment starts
+    the next one shortly before its end, so that watching has no end.
     """
-    return asyncio.run(_watch(names, run_for_seconds, on_written))
+    return asyncio.run(_watch(order, on_written))
 
 
-async def _watch(
-    names: Sequence[str] | None,
-    run_for_seconds: float,
-    on_written: Callable[[frozenset[str]], None],
-) -> WatchReport | None:
+async def _watch(order: Watch, on_written: Callable[[frozenset[str]], None]) -> WatchReport | None:
+    # What it says of a lost connection, the collector says as well, once.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     loop, stop, superseded = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
 
     def step_down() -> None:
         superseded.set()
         stop.set()
 
-    with leading(lambda: _call(loop, step_down)) as sink:
+    with leading(lambda: _call(loop, step_down), order.wait_for_lead_seconds) as sink:
         if sink is None:
             return None
-        servers = ServerList(names)
+        servers = ServerList(order.names)
         watched = len(servers.demand())
         started = loop.time()
-        loop.call_later(run_for_seconds, stop.set)
+        loop.call_later(order.run_for_seconds, stop.set)
+        if deployment.id:
+            start = partial(_start_successor, order, UUID(deployment.id), str(flow_run.id))
+            before = max(0.0, order.run_for_seconds - _START_SECONDS)
+            loop.call_later(before, loop.run_in_executor, None, start)
         collector = Collector(servers.read, metrics_catalog(), sink, on_written=on_written)
         await collector.run(stop)
         lost = collector.buffer.lost_rows
         return WatchReport(watched, loop.time() - started, lost, superseded.is_set())
+
+
+def _start_successor(order: Watch, deployment_id: UUID, run_id: str) -> None:
+    parameters = {
+        "servers": order.names,
+        "run_for_seconds": order.run_for_seconds,
+        "wait_for_lead_seconds": _HANDOVER_SECONDS,
+    }
+    try:
+        run_deployment(
+            deployment_id,
+            parameters=parameters,
+            timeout=0,
+            as_subflow=False,
+            idempotency_key=f"after-{run_id}",
+        )
+    except Exception as error:  # the five-minute flow starts one when there is none
+        log.warning("the next collector could not be started: %s", error)
 
 
 def _call(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
@@ -233,12 +280,12 @@ def drop_expired(retention: Retention) -> partitions.Dropped:
         now = datetime.now(UTC)
         dropped = partitions.drop_expired(conn, now, retention)
         gone = store.forget_gone(conn, now)
-    log = get_run_logger()
-    log.info(
+    told = get_run_logger()
+    told.info(
         "dropped %s; forgot %d objects that are gone", ", ".join(dropped.dropped) or "nothing", gone
     )
     if dropped.busy:
-        log.warning("busy, left for the next run: %s", ", ".join(dropped.busy))
+        told.warning("busy, left for the next run: %s", ", ".join(dropped.busy))
     return dropped
 
 
@@ -271,13 +318,14 @@ def _shown(line: HealthLine, others: int) -> dict[str, str | int | None]:
 
 def start_collector() -> None:
     """Start the long-lived collector's deployment, when there is one."""
-    log = get_run_logger()
+    told = get_run_logger()
     try:
-        run_deployment(WATCH_DEPLOYMENT, timeout=0, as_subflow=False)
+        parameters = {"wait_for_lead_seconds": _HANDOVER_SECONDS}
+        run_deployment(WATCH_DEPLOYMENT, parameters=parameters, timeout=0, as_subflow=False)
     except ObjectNotFound:
-        log.warning("no collector runs, and there is no deployment %s to start", WATCH_DEPLOYMENT)
+        told.warning("no collector runs, and there is no deployment %s to start", WATCH_DEPLOYMENT)
     else:
-        log.warning("no collector ran: %s was started", WATCH_DEPLOYMENT)
+        told.warning("no collector ran: %s was started", WATCH_DEPLOYMENT)
 
 
 def _flow_run_id() -> UUID | None:
