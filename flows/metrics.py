@@ -75,6 +75,8 @@ def collect_metrics(servers: list[str] | None = None, supervise: bool = False) -
             waiting = [work.collect_from.submit(target, sink) for target in targets if sink]
             results = [each.result(raise_on_failure=False) for each in waiting]
         found = alerting.evaluate(ruleset, names)
+        if servers is None:
+            alerting.retire(names)
         for name in names:
             work.show_health(name)
     except OneVaultError as error:
@@ -104,6 +106,7 @@ def roll_up_metrics(
     try:
         done = work.roll_up()
         bands = alerting.compute_baselines()
+        alerting.forget()
         kept = (keep_samples_days, keep_statements_days, keep_hours_days, keep_days_days)
         dropped = work.drop_expired(Retention(*(timedelta(days=days) for days in kept)))
     except OneVaultError as error:

@@ -176,11 +176,15 @@ def alerts_table(alerts: Sequence[Alert]) -> RenderableType:
         )
         # A worse severity opens it again: who acknowledged the lesser one did not acknowledge this.
         is_taken = alert.status is AlertStatus.ACKNOWLEDGED
+        marks = [
+            *(["acknowledged"] if is_taken else []),
+            *(["flapping"] if alert.is_flapping else []),
+        ]
         table.add_row(
             styled(alert.severity.value),
             f"{alert.triggered_at.astimezone(UTC):%m-%d %H:%M:%S}",
             escape(alert.server),
-            f"{escape(about)}{' [dim]acknowledged[/dim]' if is_taken else ''}",
+            escape(about) + "".join(f" [dim]{mark}[/dim]" for mark in marks),
             alert.fingerprint[:8],
         )
     return table

@@ -7,7 +7,7 @@ import psycopg
 
 from tasks import audit
 from tasks.alerts import store
-from tasks.alerts.models import Alert, AlertStatus
+from tasks.alerts.models import Alert, AlertStatus, Transition
 from tasks.errors import Refused
 
 _SHORTEST = 6
@@ -37,6 +37,7 @@ def acknowledge(
             details=details,
         )
         store.append_versions(conn, [taken])
+        store.add_transitions(conn, [_taken_on(found, taken, by, now)])
     return taken
 
 
@@ -54,6 +55,17 @@ def mark_false_positive(conn: psycopg.Connection, alert: str, *, by: str, note: 
         marked = replace(found, false_positive=True, details=details)
         store.append_versions(conn, [marked])
     return marked
+
+
+def _taken_on(before: Alert, taken: Alert, by: str, now: datetime) -> Transition:
+    return Transition(
+        alert=taken,
+        from_status=before.status,
+        happened_at=now,
+        value=taken.trigger_value,
+        notify=None,
+        not_notified_because=f"{by} has acknowledged it",
+    )
 
 
 def _named(alert: Alert) -> dict[str, object]:

@@ -51,10 +51,10 @@ def is_ordered(op: Operator, better: float, worse: float) -> bool:
     return worse >= better if op in {">", ">="} else worse <= better
 
 
-def watches(rule: Rule, labels: Mapping[str, str]) -> bool:
-    """Tell whether the rule looks at the object with these labels; a pattern that begins with ! excludes."""
+def watches(rule: Rule, words: Mapping[str, str]) -> bool:
+    """Tell whether the rule looks at the object with these labels and texts; a pattern that begins with ! excludes."""
     for name, pattern in rule.where.items():
-        text = labels.get(name, "")
+        text = words.get(name, "")
         if fnmatchcase(text, pattern.removeprefix("!")) == pattern.startswith("!"):
             return False
     return True
@@ -64,11 +64,20 @@ def read(rule: Rule, series: Series, now: datetime, stale_after_seconds: float) 
     """Take the rule's number out of a sample; a sample that is too old says nothing about now."""
     if (now - series.sampled_at).total_seconds() > stale_after_seconds:
         return Reading(series.sampled_at, None)
-    value = number(series, rule.metric_name, per_second=rule.per_second)
+    value = _value(rule, series)
     guards = [_holds(series, guard) for guard in rule.when]
     if False in guards:
         return Reading(series.sampled_at, value, applies=False)
     return Reading(series.sampled_at, None if None in guards else value)
+
+
+def _value(rule: Rule, series: Series) -> float | None:
+    if rule.over is None:
+        return number(series, rule.metric_name, per_second=rule.per_second)
+    growth = series.grown.get((rule.metric_name, rule.over))
+    if growth is None or not rule.per_second:
+        return growth.value if growth else None
+    return growth.value / growth.seconds if growth.seconds else None
 
 
 def number(series: Series, name: str, *, per_second: bool) -> float | None:

@@ -26,7 +26,7 @@ from tasks.alerts.notification import decide as decide_notification
 from tasks.alerts.notification import told
 from tasks.alerts.rules import RuleSet
 from tasks.datavault import hash_key
-from tasks.metrics.models import FamilyState
+from tasks.metrics.models import Family, FamilyState, Source
 
 _SLACK = timedelta(seconds=1)
 
@@ -84,6 +84,23 @@ def decide(rules: RuleSet, view: View, now: datetime) -> Decisions:
     return _collected(found, told_changes, len(open_alerts))
 
 
+def no_longer_watched(alert: Alert, server: Watched, now: datetime) -> Transition:
+    """End an alert because nobody watches its server any more; told to those who heard that it began."""
+    was_told = alert.last_notified_at is not None
+    after = _resolved(alert, now, "no longer watched")
+    return Transition(
+        alert=replace(after, last_notified_at=now) if was_told else after,
+        from_status=alert.status,
+        happened_at=now,
+        value=None,
+        notify=Notify.RESOLVED if was_told else None,
+        not_notified_because=None if was_told else "nobody was told that it began",
+        next_step=str(alert.details.get("next_step", "")),
+        runbook=alert.details.get("runbook"),
+        tenant=server.tenant,
+    )
+
+
 def _evaluate_server(found: _Round, server: Watched) -> None:
     failed: list[str] = []
     rules = found.rules.of(server)
@@ -104,7 +121,7 @@ def _evaluate(
     statuses = found.view.statuses.get((server.name, rule.family), ())
     longest_gap = timedelta(seconds=family.stale_after_seconds)
     for series in _series(found, rule, server, failed):
-        if _is_gone(series, statuses) or not watches(rule, series.labels):
+        if _is_gone(series, statuses, family) or not watches(rule, _words(series)):
             continue
         reading = read(rule, series, found.now, family.stale_after_seconds)
         # Most objects are fine and were so before: nothing is to be remembered or decided of them.
@@ -131,13 +148,17 @@ def _series(found: _Round, rule: Rule, server: Watched, failed: Sequence[str]) -
     return [watching.watch(server.name, own, found.rules.families, failed, found.now)]
 
 
-def _is_gone(series: Series, statuses: Sequence[FamilyStatus]) -> bool:
+def _words(series: Series) -> Mapping[str, str]:
+    return {**series.texts, **series.labels}
+
+
+def _is_gone(series: Series, statuses: Sequence[FamilyStatus], family: Family) -> bool:
     """Tell whether the family has answered since without this object."""
     database = series.labels.get("database", "")
     own = [status for status in statuses if status.database == database] or [
         status for status in statuses if status.database == ""
     ]
-    return any(_has_answered(status, series.sampled_at) for status in own)
+    return any(_has_answered(status, series.sampled_at, family) for status in own)
 
 
 def _alert_after(change: Change, series: Series, key: str, now: datetime) -> Alert | None:
@@ -212,7 +233,7 @@ def _ended(found: _Round) -> Iterator[tuple[str, Change]]:
         rule = rules.get(alert.rule)
         if rule is not None and not _is_known_gone(found, rule, alert):
             continue
-        why = "the object is gone" if rule else "the rule is no longer in force"
+        why = rule.gone if rule else "the rule is no longer in force"
         rule = rule or found.rules.rules.get(alert.rule)
         memory = found.view.memories.get(key) or Memory(alert.rule, alert.server, alert.labels)
         memory = replace(memory, held=None, levels={})
@@ -226,15 +247,17 @@ def _is_known_gone(found: _Round, rule: Rule, alert: Alert) -> bool:
     """Tell whether the family has answered since, or makes no sense any more: silence alone proves nothing."""
     if (alert.server, rule.name) in found.failures:
         return False
+    family = found.rules.families[rule.family]
     return any(
-        _has_answered(status, alert.triggered_at)
+        _has_answered(status, alert.triggered_at, family)
         for status in found.view.statuses.get((alert.server, rule.family), ())
     )
 
 
-def _has_answered(status: FamilyStatus, since: datetime) -> bool:
+def _has_answered(status: FamilyStatus, since: datetime, family: Family) -> bool:
     if status.state == FamilyState.NOT_APPLICABLE:
-        return status.attempted_at - since > _SLACK
+        # A collector on another host cannot see the disks: they are as full as they were.
+        return family.source is not Source.HOST and status.attempted_at - since > _SLACK
     return (
         status.state == FamilyState.OK
         and status.collected_at is not None

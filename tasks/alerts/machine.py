@@ -14,6 +14,10 @@ from tasks.alerts.models import Alert, Level, LevelMemory, Memory, Reading, Rule
 
 # Evaluators on several hosts may differ by less; what is older still comes of a clock that was set back.
 _OLDER = timedelta(minutes=5)
+# A server that only the five-minute flow collects has readings that lie so far apart, and a skipped turn between them.
+_LONGEST = timedelta(minutes=11)
+# Readings of a ten-second tier lie 9.999 s apart as well.
+_SLACK = timedelta(seconds=0.5)
 
 
 def step(
@@ -21,8 +25,9 @@ def step(
 ) -> Memory:
     """Return what is remembered after a reading.
 
-    After a gap longer than longest_gap nobody knows what was in between: what was counting starts again. So it does when
-    the clock went back by that and five minutes at least, or nothing would change until it has caught up.
+    What two readings at most eleven minutes (or longest_gap) apart both say has lasted between them; after a longer gap
+    what was counting starts again. So it does when the clock went back by longest_gap and five minutes at least, or
+    nothing would change until it has caught up.
     """
     memory = _of_rule(rule, memory)
     if reading.value is None and reading.applies:
@@ -30,7 +35,7 @@ def step(
     since_last = reading.at - memory.last_at if memory.last_at is not None else None
     if since_last is not None and -max(longest_gap, _OLDER) <= since_last <= timedelta(0):
         return memory
-    gap = since_last is not None and abs(since_last) > longest_gap
+    gap = since_last is not None and not timedelta(0) < since_last <= max(longest_gap, _LONGEST)
     was_on = memory.worst is not None
     levels = {
         level.severity: _level(rule, level, _restarted(memory.levels[level.severity], gap), reading)
@@ -93,12 +98,12 @@ def _level(rule: Rule, level: Level, memory: LevelMemory, reading: Reading) -> L
         if stands is not Stand.CLEARS:
             return replace(memory, clear_since=None)
         clear_since = memory.clear_since or reading.at
-        is_clear = reading.at - clear_since >= rule.clear_for
+        is_clear = reading.at - clear_since >= rule.clear_for - _SLACK
         return LevelMemory() if is_clear else replace(memory, clear_since=clear_since)
     if stands is not Stand.HOLDS:
         return LevelMemory()
     since = memory.since or reading.at
-    return LevelMemory(since=since, active=reading.at - since >= level.lasting)
+    return LevelMemory(since=since, active=reading.at - since >= level.lasting - _SLACK)
 
 
 def _held(memory: Memory) -> Severity | None:

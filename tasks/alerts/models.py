@@ -123,13 +123,18 @@ class Guard(Strict):
 
 
 class Rule(Strict):
-    """A condition on a metric, how bad it is from when on, and what to do about it."""
+    """A condition on a metric, how bad it is from when on, and what to do about it.
+
+    over is for counters: the rule looks at all that it grew by in that time up to the newest sample. gone is what a
+    resolved alert says when its object has vanished.
+    """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,99}$")
     description: str = Field(min_length=10)
     category: Category
     metric: str = Field(pattern=r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$")
     per_second: bool = False
+    over: Duration | None = None
     operator: Operator
     levels: tuple[Level, ...] = Field(min_length=1)
     clear_for: Duration = NONE
@@ -139,6 +144,7 @@ class Rule(Strict):
     where: Mapping[str, str] = Field(default_factory=dict)
     when: tuple[Guard, ...] = ()
     suppression: Duration | None = None
+    gone: str = "the object is gone"
     health: bool = True
     enabled: bool = True
 
@@ -167,8 +173,16 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True)
+class Growth:
+    """By how much a counter grew in some time, and how many seconds of it were watched."""
+
+    value: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Series:
-    """The newest sample of one object."""
+    """The newest sample of one object; grown is the growth of its counters by metric, over the times that rules name."""
 
     series_id: int | None
     server: str
@@ -178,6 +192,7 @@ class Series:
     values: Mapping[str, float]
     interval_seconds: float | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
+    grown: Mapping[tuple[str, timedelta], Growth] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,11 +312,18 @@ class Health:
     warning: float | None = None
     critical: float | None = None
     measured_at: datetime | None = None
+    applies: bool = True
 
     @property
     def changes(self) -> tuple[HealthStatus, float | None, float | None]:
         """Return what makes a new version: the value alone does not."""
         return self.status, self.warning, self.critical
+
+    def goes_on(self, known: tuple[HealthStatus, float | None, float | None] | None) -> bool:
+        """Tell whether the open version stays: it says the same, or the rule does not apply now and nothing was wrong."""
+        if known is None or self.applies:
+            return known == self.changes
+        return known[0] in {HealthStatus.NORMAL, HealthStatus.UNKNOWN}
 
 
 @dataclass(frozen=True, slots=True)

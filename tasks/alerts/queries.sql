@@ -23,6 +23,25 @@ JOIN monitoring.server_h AS server USING (server_hk)
 JOIN monitoring.metric_latest AS latest USING (series_id)
 WHERE series.family = ANY(%(families)s) AND (%(servers)s::text[] IS NULL OR server.server_bk = ANY(%(servers)s));
 
+-- name: growths
+-- What counters grew by in some time up to their newest sample, for the rules that look at more than one sample.
+SELECT series.series_id, wanted.metric, wanted.span, grown.growth, coalesce(grown.seconds, 0) AS seconds
+FROM unnest(%(families)s::text[], %(metrics)s::text[], %(spans)s::interval[]) AS wanted (family, metric, span)
+JOIN monitoring.series USING (family)
+JOIN monitoring.server_h AS server USING (server_hk)
+JOIN monitoring.metric_latest AS latest USING (series_id)
+CROSS JOIN LATERAL (
+    SELECT
+        sum((sample."values" ->> wanted.metric)::double precision) AS growth,
+        sum(sample.interval_seconds::double precision) AS seconds
+    FROM monitoring.metric_sample AS sample
+    WHERE sample.series_id = series.series_id
+      AND sample.sampled_at > latest.sampled_at - wanted.span AND sample.sampled_at <= latest.sampled_at
+      AND sample."values" ? wanted.metric
+) AS grown
+WHERE latest.sampled_at > %(now)s::timestamptz - interval '1 day' AND grown.growth IS NOT NULL
+  AND (%(servers)s::text[] IS NULL OR server.server_bk = ANY(%(servers)s));
+
 -- name: statement_means
 -- How many statements, of those that ran more than five times in five minutes, were slow on average.
 SELECT
@@ -181,12 +200,12 @@ JOIN monitoring.alert_definition_s AS version USING (alert_definition_hk)
 WHERE version.load_end_date IS NULL;
 
 -- name: not_emitted
--- Changes of state and notifications for which no event has been emitted yet, oldest first.
+-- Changes of status, severity or flapping, and notifications, for which no event has been emitted yet, oldest first.
 SELECT
     transition.transition_id, transition.fingerprint, transition.happened_at, transition.from_status,
     transition.to_status, transition.urgency_level, transition.metric_value, transition.notify_reason,
-    transition.not_notified_because, alert.rule_name, alert.server_name, alert.labels, alert.summary,
-    alert.alert_category, alert.threshold_value, alert.started_timestamp, definition.next_step, definition.runbook
+    transition.not_notified_because, alert.rule_name, alert.server_name, alert.labels, alert.summary, alert.is_flapping,
+    alert.acknowledged_by, alert.resolution_notes, alert.alert_category, alert.threshold_value, alert.started_timestamp, definition.next_step, definition.runbook
 FROM monitoring.alert_transition AS transition
 JOIN monitoring.alert_instance_s AS alert
     ON alert.alert_instance_hk = transition.alert_instance_hk AND alert.load_end_date IS NULL
@@ -196,7 +215,6 @@ JOIN monitoring.alert_definition_s AS definition
         WHERE hub.alert_instance_hk = transition.alert_instance_hk
     ) AND definition.load_end_date IS NULL
 WHERE transition.event_emitted_at IS NULL
-  AND (transition.notify_reason IS NOT NULL OR transition.from_status IS DISTINCT FROM transition.to_status)
 ORDER BY transition.transition_id
 LIMIT %(limit)s;
 
@@ -204,6 +222,29 @@ LIMIT %(limit)s;
 -- The events of these transitions were emitted.
 UPDATE monitoring.alert_transition SET event_emitted_at = %(now)s
 WHERE transition_id = ANY(%(ids)s) AND event_emitted_at IS NULL;
+
+-- name: forget_transitions
+-- What happened long ago to alerts that are resolved.
+DELETE FROM monitoring.alert_transition AS transition
+USING monitoring.alert_instance_s AS alert
+WHERE transition.happened_at < %(before)s
+  AND alert.alert_instance_hk = transition.alert_instance_hk AND alert.load_end_date IS NULL
+  AND alert.alert_status = 'RESOLVED' AND alert.resolved_timestamp < %(before)s;
+
+-- name: unwatched
+-- Servers that the vault knows, that are not on the list, and of which nothing was heard since.
+SELECT server.server_bk AS name, server.tenant_hk, tenant.tenant_bk AS tenant
+FROM monitoring.server_h AS server
+JOIN auth.tenant_h AS tenant USING (tenant_hk)
+WHERE server.server_bk <> ALL(%(watched)s::text[])
+  AND NOT EXISTS (
+      SELECT FROM monitoring.family_status AS status
+      WHERE status.server_hk = server.server_hk AND status.family = %(family)s AND status.attempted_at >= %(since)s
+  );
+
+-- name: forget_servers
+-- What was remembered of servers that are not watched any more.
+DELETE FROM monitoring.rule_state WHERE server_name = ANY(%(servers)s);
 
 -- name: history
 -- What happened to alerts, newest first.

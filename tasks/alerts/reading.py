@@ -83,7 +83,7 @@ def _explained(
 ) -> Iterator[Explanation]:
     family = rules.families[rule.family]
     for series in _looked_at(rules, found, rule, server, now):
-        if not conditions.watches(rule, series.labels):
+        if not conditions.watches(rule, {**series.texts, **series.labels}):
             continue
         key = fingerprint(rule.name, server, series.labels)
         alert = found.alerts.get(key)

@@ -54,6 +54,7 @@ class RuleSet:
         """Return the set with the catalogue's families, every metric checked; Refused names the rule at fault."""
         known = {**families, **OWN_FAMILIES}
         check(self, {name: metric for each in known.values() for name, metric in _metrics(each)})
+        _refuse(list(_wrongly_grown(self, known)))
         for rule in self.rules.values():
             wording.check(rule, known[rule.family])
         digests = {name: self._digest(rule) for name, rule in self.rules.items()}
@@ -121,6 +122,14 @@ def _documented(rule: Rule) -> Rule:
 def _metrics(family: Family) -> Iterator[tuple[str, Metric]]:
     for metric in (*family.metrics.values(), *(each.metric for each in family.derived.values())):
         yield f"{family.name}.{metric.name}", metric
+
+
+def _wrongly_grown(ruleset: RuleSet, families: Mapping[str, Family]) -> Iterator[str]:
+    for rule in ruleset.rules.values():
+        if rule.over is not None and not rule.over:
+            yield f"rule {rule.name}: over is to be longer than 0s"
+        if rule.over is not None and rule.metric_name not in families[rule.family].counters:
+            yield f"rule {rule.name}: over is for counters, and {rule.metric} is none"
 
 
 def _is_own(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import psycopg
@@ -15,20 +15,23 @@ from tasks.alerts.deciding import Decisions
 from tasks.alerts.models import (
     Alert,
     FamilyStatus,
+    Growth,
     Health,
     Memory,
     Series,
     Silence,
+    Transition,
     View,
     Watched,
 )
 from tasks.alerts.rules import RuleSet
 from tasks.datavault import hash_key
-from tasks.metrics.models import HealthStatus
+from tasks.metrics.models import AVAILABILITY, HealthStatus
 
 Part = TypeVar("Part", Series, FamilyStatus)
 _QUERIES = queries.load("tasks.alerts")
 _NEWEST = 99
+_KEPT = timedelta(days=400)
 
 
 def take_turn(conn: psycopg.Connection) -> bool:
@@ -60,13 +63,32 @@ def _all_series(
     conn: psycopg.Connection, rules: RuleSet, now: datetime, which: Mapping[str, Any]
 ) -> Iterator[Series]:
     families = sorted({rule.family for rule in rules.rules.values()})
+    grown = _grown(conn, rules, now, which)
     for row in _rows(conn, "latest", {**which, "families": families}):
-        yield Series(**row)
+        yield Series(**row, grown=grown.get(row["series_id"], {}))
     for row in _rows(conn, "statement_means", {**which, "now": now}):
         values = {"slow": row["slow"], "critical": row["critical"]}
         texts = {"slowest": row["slowest"] or ""}
         name = watching.STATEMENT_MEANS
         yield Series(None, row["server"], name, {}, row["sampled_at"], values, texts=texts)
+
+
+def _grown(
+    conn: psycopg.Connection, rules: RuleSet, now: datetime, which: Mapping[str, Any]
+) -> dict[int, dict[tuple[str, timedelta], Growth]]:
+    """Read what the counters of all rules with `over` grew by, in one statement."""
+    wanted = sorted(
+        {(rule.family, rule.metric_name, rule.over) for rule in rules.rules.values() if rule.over}
+    )
+    found: dict[int, dict[tuple[str, timedelta], Growth]] = defaultdict(dict)
+    if not wanted:
+        return found
+    named, metrics, spans = (list(column) for column in zip(*wanted, strict=True))
+    values = {**which, "families": named, "metrics": metrics, "spans": spans, "now": now}
+    for row in _rows(conn, "growths", values):
+        growth = Growth(row["growth"], row["seconds"])
+        found[row["series_id"]][row["metric"], row["span"]] = growth
+    return found
 
 
 def open_alerts(
@@ -100,7 +122,7 @@ def write(
     ]
     _bulk(conn, "insert_alert_hubs", [_hub(alert, found) for alert in begun])
     append_versions(conn, decided.versions.values())
-    _bulk(conn, "insert_transitions", [rows.transition_row(each) for each in decided.transitions])
+    add_transitions(conn, decided.transitions)
     kept = {key: memory for key, memory in decided.memories.items() if memory is not None}
     _bulk(conn, "remember", [_memory_row(key, memory, now) for key, memory in kept.items()])
     if forgotten := [key for key, memory in decided.memories.items() if memory is None]:
@@ -118,7 +140,7 @@ def append_versions(conn: psycopg.Connection, alerts: Iterable[Alert]) -> None:
 
 
 def not_emitted(conn: psycopg.Connection, limit: int = 500) -> list[DictRow]:
-    """Return the notifications for which no event was emitted yet, oldest first."""
+    """Return what happened to alerts for which no event was emitted yet, oldest first."""
     return _rows(conn, "not_emitted", {"limit": limit})
 
 
@@ -143,6 +165,37 @@ def history(
     return _rows(conn, "history", {"server": server, "since": since, "limit": limit})
 
 
+def forget(conn: psycopg.Connection, now: datetime) -> int:
+    """Delete what happened more than 400 days ago to alerts that are resolved, and return how many rows it was."""
+    values = {"before": now - _KEPT}
+    return conn.execute(_QUERIES.get("forget_transitions", _NEWEST), values).rowcount
+
+
+def unwatched(
+    conn: psycopg.Connection, watched: Collection[str], since: datetime
+) -> dict[str, Watched]:
+    """Return the servers that are not among those watched, and were not heard of since."""
+    values = {"watched": sorted(watched), "family": AVAILABILITY, "since": since}
+    return {row["name"]: Watched(**row) for row in _rows(conn, "unwatched", values)}
+
+
+def retire(
+    conn: psycopg.Connection, servers: Collection[str], transitions: Sequence[Transition]
+) -> None:
+    """End the alerts of servers, close their health and forget the rest; needs a transaction that holds the lock."""
+    append_versions(conn, [each.alert for each in transitions])
+    add_transitions(conn, transitions)
+    which = {"servers": sorted(servers)}
+    conn.execute(_QUERIES.get("forget_servers", _NEWEST), which)
+    if keys := [row["health_metric_hk"] for row in _rows(conn, "open_health", which)]:
+        conn.execute(_QUERIES.get("close_health", _NEWEST), {"keys": keys})
+
+
+def add_transitions(conn: psycopg.Connection, transitions: Iterable[Transition]) -> None:
+    """Write down what happened to alerts."""
+    _bulk(conn, "insert_transitions", [rows.transition_row(each) for each in transitions])
+
+
 def _write_health(
     conn: psycopg.Connection,
     found: View,
@@ -159,7 +212,7 @@ def _write_health(
         for row in _rows(conn, "open_health", which)
     }
     now_there = {hash_key(rows.health_key(each)): each for each in health}
-    changed = {key: each for key, each in now_there.items() if known.get(key) != each.changes}
+    changed = {key: each for key, each in now_there.items() if not each.goes_on(known.get(key))}
     new = {key: each for key, each in changed.items() if key not in known}
     _bulk(conn, "insert_health_hubs", [_health_hub(key, each, found) for key, each in new.items()])
     _bulk(conn, "append_health_versions", [rows.health_row(each) for each in changed.values()])

@@ -109,6 +109,22 @@ def evaluate(ruleset: RuleSet, servers: Collection[str] | None = None) -> Evalua
     return found
 
 
+@task(name="retire servers", cache_policy=NO_CACHE, persist_result=False)
+def retire(watched: Collection[str]) -> Evaluation:
+    """Resolve the alerts of servers that are registered no more."""
+    with opening.open_vault() as conn, translating("retire the alerts of servers that are gone"):
+        found = evaluation.retire(conn, watched, datetime.now(UTC))
+        announce(conn, found)
+    return found
+
+
+@task(name="forget old alerts", cache_policy=NO_CACHE, persist_result=False)
+def forget() -> int:
+    """Delete what happened to alerts that were resolved long ago."""
+    with opening.open_vault() as conn, translating("forget old alerts"):
+        return store.forget(conn, datetime.now(UTC))
+
+
 @task(name="compute baselines", cache_policy=NO_CACHE, persist_result=False)
 def compute_baselines() -> int:
     """Make the weekday-hour bands anew from the hourly roll-ups of four weeks."""
@@ -169,5 +185,8 @@ def event_of(row: Mapping[str, Any]) -> dict[str, Any]:
             "next_step": row["next_step"],
             "runbook": row["runbook"],
             "started_at": row["started_timestamp"].isoformat(),
+            "resolution_notes": row["resolution_notes"],
+            "acknowledged_by": row["acknowledged_by"],
+            "is_flapping": row["is_flapping"],
         },
     }

@@ -1,6 +1,7 @@
 """The sentence of an alert: a rule's template filled with plain values, in units that people read."""
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from string import Formatter
 
 from tasks.alerts.models import Level as RuleLevel
@@ -12,13 +13,14 @@ _ALWAYS = frozenset({"value", "threshold", "server"})
 _SPECS = frozenset({"", "bytes", "seconds", "percent", "number"})
 _BYTES = ("B", "kB", "MB", "GB", "TB", "PB")
 _KILO = 1024.0
+_SPANS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 _TIMES = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 def sentence(rule: Rule, level: RuleLevel, series: Series, reading: Reading) -> str:
     """Return the summary; what is not known is written as a question mark."""
     numbers = {"value": reading.value, "threshold": level.threshold}
-    words = {**series.texts, **series.labels, "server": series.server}
+    words = {**series.texts, **series.labels, "server": series.server, "over": span(rule.over)}
     return "".join(_filled(rule.summary, numbers, words))
 
 
@@ -31,6 +33,16 @@ def _filled(
             continue
         number = numbers.get(name)
         yield shown(number, spec or "") if number is not None else words.get(name) or "?"
+
+
+def span(over: timedelta | None) -> str:
+    """Write a time as it stands behind "the last": 10 minutes, day."""
+    seconds = int(over.total_seconds()) if over else 0
+    for length, unit in _SPANS:
+        count, rest = divmod(seconds, length)
+        if count and not rest:
+            return unit if count == 1 else f"{count} {unit}s"
+    return ""
 
 
 def shown(number: float, unit: str) -> str:
@@ -63,6 +75,8 @@ def check(rule: Rule, family: Family) -> None:
     known = {*_ALWAYS, *family.labels, *family.texts}
     if family.level is Level.DATABASE:
         known.add("database")
+    if rule.over:
+        known.add("over")
     named = {name for _, name, _, _ in Formatter().parse(rule.summary) if name is not None}
     unknown = sorted((named | set(rule.where)) - known)
     if unknown:

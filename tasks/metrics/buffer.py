@@ -75,18 +75,22 @@ class BatchBuffer:
 
     def drop(self, batch: Batch) -> None:
         """Count a taken batch as lost."""
+        self.lose(batch.server, batch.size)
+
+    def lose(self, server: str, rows: int) -> None:
+        """Count rows of a taken batch as lost."""
         with self._lock:
-            self._count(batch)
+            self._count(server, rows)
 
     def _shrink(self) -> None:
         while self._rows > self._limit_rows and len(self._batches) > 1:
             oldest = self._batches.popleft()
             self._rows -= oldest.size
-            self._count(oldest)
+            self._count(oldest.server, oldest.size)
 
-    def _count(self, batch: Batch) -> None:
-        self._lost[batch.server] += batch.size
-        self._unreported += batch.size
+    def _count(self, server: str, rows: int) -> None:
+        self._lost[server] += rows
+        self._unreported += rows
 
 
 def _size(batches: Iterable[Batch]) -> int:

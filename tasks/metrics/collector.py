@@ -111,6 +111,7 @@ class Collector:
             self._catalog,
             self._make_session,
             deadline_seconds=self._pace.deadline_seconds,
+            texts_seconds=self._pace.texts_seconds,
         )
 
     def _own(self, server: str) -> Mapping[str, float]:

@@ -91,10 +91,19 @@ def statements(of: Sequence[StatementSample]) -> Columns:
     return made
 
 
-def statement_texts(of: Iterable[StatementSample]) -> Columns:
-    """Return the texts that came along, one for each query id."""
-    texts = {each.query_id: _clean(each.query) for each in of if each.query is not None}
-    return {"query_ids": list(texts), "texts": list(texts.values())}
+def statement_texts(of: Mapping[int, str]) -> Columns:
+    """Return the texts of statements by query id."""
+    return {"query_ids": list(of), "texts": [_clean(text) for text in of.values()]}
+
+
+def used_statements(of: Iterable[StatementSample]) -> Columns:
+    """Return the query ids that there are samples of."""
+    return {"query_ids": sorted({each.query_id for each in of} - {0})}
+
+
+def databases(of: Iterable[str]) -> list[str]:
+    """Return names as they are kept."""
+    return [_clean(name) for name in of]
 
 
 def hours(of: Iterable[Sample]) -> set[datetime]:

@@ -1,4 +1,4 @@
-"""The families of databases, read over a few connections that go round all databases of a server."""
+"""The families of databases, read over a few connections at a time, none of which outlives its visit."""
 
 import asyncio
 from collections import deque
@@ -19,7 +19,11 @@ _LEAST_SHARE_OF_TIME = 0.25
 
 
 class Databases:
-    """Goes round the databases with at most so many connections at a time, the most recently used kept open."""
+    """Goes round the databases with at most so many connections at a time.
+
+    Each visit ends its connection: one that stayed would stand in the way of DROP DATABASE, of renaming it, and of
+    CREATE DATABASE ... TEMPLATE. known are the databases as they were listed last, None before.
+    """
 
     def __init__(self, families: Collection[Family], make: Callable[[str, Memory], Link]) -> None:
         self._families = families
@@ -27,14 +31,12 @@ class Databases:
         self._rotation = Rotation()
         self._links: dict[str, Link] = {}
         self._memories: dict[str, Memory] = {}
-        self._in_use: set[str] = set()
         self._refused: dict[str, tuple[str, float]] = {}
-        self._listed: frozenset[str] = frozenset()
-        self._gone: set[str] = set()
+        self.known: tuple[str, ...] | None = None
 
     @property
     def links(self) -> tuple[Link, ...]:
-        """Return every link there is, the least recently used first."""
+        """Return the links of the databases that are being visited."""
         return tuple(self._links.values())
 
     def has_due(self, tiers: Collection[Tier]) -> bool:
@@ -53,18 +55,10 @@ class Databases:
         for row in rows:
             self._note_right(row["name"], login, may_connect=row["may_connect"])
         names = [row["name"] for row in rows]
-        self._gone = (self._gone | self._listed).difference(names)
-        self._listed = frozenset(names)
-        await self._forget(names)
+        self.known = tuple(names)
+        self._forget(names)
         waiting = self._rotation.owe(names, self._due(tiers))
         return [name for name in waiting if self._rotation.is_owed(name)]
-
-    def tell_gone(self, found: list[FamilyAnswer]) -> None:
-        """Answer once for the databases that are no longer listed, so that nobody waits for readings of them."""
-        for name in sorted(self._gone):
-            words = f'There is no database "{name}" to connect to any more.'
-            found += [nothing(f, FamilyState.NOT_APPLICABLE, words, name) for f in self._families]
-        self._gone.clear()
 
     async def visit_own(self, maintenance: Link, found: list[FamilyAnswer]) -> None:
         """Give the maintenance database its turn over the connection that is there."""
@@ -85,48 +79,33 @@ class Databases:
         last_start = until - (until - monotonic()) * _LEAST_SHARE_OF_TIME
         async with asyncio.TaskGroup() as group:
             for _ in range(min(slots, len(queue))):
-                group.create_task(self._work(queue, slots, last_start, found))
+                group.create_task(self._work(queue, last_start, found))
 
-    async def _work(
-        self, queue: deque[str], slots: int, last_start: float, found: list[FamilyAnswer]
-    ) -> None:
+    async def _work(self, queue: deque[str], last_start: float, found: list[FamilyAnswer]) -> None:
         while queue and monotonic() < last_start:
-            name = queue.popleft()
-            self._in_use.add(name)
-            try:
-                found.extend((await self._visit(name, slots)).values())
-            finally:
-                self._in_use.discard(name)
+            found.extend((await self._visit(queue.popleft())).values())
 
-    async def _visit(self, name: str, slots: int) -> Answers:
+    async def _visit(self, name: str) -> Answers:
         families, answers = self._owed(name), dict[str, FamilyAnswer]()
         message, again_at = self._refused.get(name, ("", 0.0))
         if message and monotonic() < again_at:
             return {f.name: nothing(f, FamilyState.REFUSED, message, name) for f in families}
+        link = self._links[name] = self._make(name, self._memories.setdefault(name, Memory()))
         try:
-            await (await self._link(name, slots)).ask(families, answers)
+            await link.ask(families, answers)
         except OneVaultError as error:
             state = FamilyState.REFUSED if isinstance(error, Refused) else FamilyState.UNAVAILABLE
             if state is FamilyState.REFUSED:
                 self._refused[name] = (str(error), monotonic() + ASK_AGAIN_SECONDS)
             missing = [family for family in families if family.name not in answers]
             answers |= {f.name: nothing(f, state, str(error), name) for f in missing}
+        finally:
+            self._links.pop(name, None)
+            await link.close()
         return answers
 
-    async def _link(self, name: str, slots: int) -> Link:
-        """Return the database's link as the most recently used, closing others that are too many."""
-        memory = self._memories.setdefault(name, Memory())
-        link = self._links.pop(name, None) or self._make(name, memory)
-        self._links[name] = link
-        idle = [each for each in self._links if each not in self._in_use]
-        for each in idle[: max(0, len(self._links) - slots)]:
-            await self._links.pop(each).close()
-        return link
-
-    async def _forget(self, names: Collection[str]) -> None:
+    def _forget(self, names: Collection[str]) -> None:
         kept = set(names)
-        for gone in self._links.keys() - kept:
-            await self._links.pop(gone).close()
         self._refused = {name: each for name, each in self._refused.items() if name in kept}
         self._memories = {name: each for name, each in self._memories.items() if name in kept}
 

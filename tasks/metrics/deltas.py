@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Protocol
 
 from tasks.metrics.models import (
+    AVAILABILITY,
     Derived,
     Family,
     FamilyAnswer,
@@ -19,6 +20,7 @@ from tasks.metrics.models import (
 SeriesKey = tuple[str, tuple[tuple[str, str], ...]]
 """A family and its labels, sorted by name: what a series is known by."""
 
+_CLOCK = "clock_epoch_seconds"
 _MISSED_ANSWERS = 5
 _FORGOTTEN_AFTER = timedelta(days=7)
 
@@ -61,17 +63,37 @@ class _Group:
 class Deltas:
     """Turns answers into samples, holding each counter's last reading.
 
-    Intervals are measured by the monotonic clock when both readings are of this process, else by wall clock, from
-    the stored sample to this one. There is no growth on the first reading, in an interval that is not positive, in
+    Intervals are measured by the monotonic clock when both readings are of this process. From a stored sample to this
+    one it is the wall clock, which may be that of two hosts: where the server's own clock was read with both, what the
+    hosts' clocks differ by is set right by it. There is no growth on the first reading, in an interval that is not positive, in
     another epoch, or when any counter of the series fell: then none of its counters is in the sample.
     """
 
     def __init__(self, previous: Mapping[SeriesKey, Sample] | None = None) -> None:
         self._stored = {key: _stored(sample) for key, sample in (previous or {}).items()}
         self._groups: dict[tuple[str, str], _Group] = {}
+        stored = (previous or {}).get((AVAILABILITY, ()))
+        self._stored_behind = _behind(stored.values, stored.sampled_at) if stored else None
+        self._behind: float | None = None
+
+    @property
+    def shift_seconds(self) -> float:
+        """Return what to add to an interval from a stored reading to one of this process by the wall clock."""
+        if self._behind is None or self._stored_behind is None:
+            return 0.0
+        return self._behind - self._stored_behind
+
+    def note_clock(self, answers: Iterable[FamilyAnswer]) -> None:
+        """Compare this process's clock with the server's, as availability tells it."""
+        for answer in answers:
+            if answer.family == AVAILABILITY and answer.observations:
+                found = _behind(answer.observations[0].numbers, answer.read_at)
+                self._behind = self._behind if found is None else found
 
     def samples(self, answers: Iterable[FamilyAnswer], catalog: Families) -> tuple[Sample, ...]:
         """Return one sample for each observation, in their order."""
+        answers = tuple(answers)
+        self.note_clock(answers)
         made = [
             self._of_answer(answer, catalog.families[answer.family])
             for answer in answers
@@ -109,7 +131,7 @@ class Deltas:
         values = {name: value for name, value in seen.numbers.items() if name not in counters}
         before = group.readings.get(key) or self._stored.pop(key, None)
         now = _Reading(raw, seen.epoch, answer.read_at, answer.monotonic, group.answers)
-        interval = _interval(before, now) if raw else None
+        interval = _interval(before, now, self.shift_seconds) if raw else None
         growth = _growth(before, now) if before and interval else None
         if growth is not None:
             values |= growth | _ratios(family.derived, growth)
@@ -150,14 +172,20 @@ def _stored(sample: Sample) -> _Reading:
     return _Reading(sample.raw, sample.epoch, sample.sampled_at, None, 0)
 
 
-def _interval(before: _Reading | None, now: _Reading) -> float | None:
+def _behind(values: Mapping[str, float], at: datetime) -> float | None:
+    """Return by how many seconds a clock that shows `at` is behind the server's, or None when that is unknown."""
+    clock = values.get(_CLOCK)
+    return None if clock is None else clock - at.timestamp()
+
+
+def _interval(before: _Reading | None, now: _Reading, shift_seconds: float) -> float | None:
     """Return the seconds between two readings, or None when the clock does not tell."""
     if before is None or now.monotonic is None:
         return None
     if before.monotonic is not None:
         seconds = now.monotonic - before.monotonic
     else:
-        seconds = (now.read_at - before.read_at).total_seconds()
+        seconds = (now.read_at - before.read_at).total_seconds() + shift_seconds
     return seconds if seconds > 0 else None
 
 

@@ -59,7 +59,7 @@ class Fleet:
         self._leaving: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        """Return how many servers are watched."""
+        """Return how many servers are watched; of a fleet that was stopped, how many were."""
         return len(self._members)
 
     def set_targets(self, targets: Sequence[Target]) -> None:
@@ -75,8 +75,8 @@ class Fleet:
 
     async def stop(self) -> None:
         """End all watches: what is in flight may finish within Pace.stop_seconds."""
-        for name in list(self._members):
-            self._dismiss(name)
+        for name, member in self._members.items():
+            self._end(name, member)
         if not self._leaving:
             return
         _, late = await asyncio.wait(self._leaving, timeout=self._pace.stop_seconds)
@@ -92,7 +92,9 @@ class Fleet:
         log.info("watching %s", target.name)
 
     def _dismiss(self, name: str) -> None:
-        member = self._members.pop(name)
+        self._end(name, self._members.pop(name))
+
+    def _end(self, name: str, member: _Member) -> None:
         member.ended.set()
         if member.task is not None:
             self._leaving.add(member.task)

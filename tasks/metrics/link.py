@@ -1,4 +1,4 @@
-"""One long-lived connection to one database of a looked-after server, and what is known of it."""
+"""One connection to one database of a looked-after server, and what is known of it."""
 
 import asyncio
 import os

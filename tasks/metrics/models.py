@@ -226,7 +226,6 @@ class StatementSample:
     temp_blks_read: int
     temp_blks_written: int
     wal_bytes: int
-    query: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +268,12 @@ class StatementSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Everything one collection of one server brought, to be written in one transaction."""
+    """Everything one collection of one server brought, to be written in one transaction.
+
+    databases are all those it has now, None when they were not listed this time; absent are the families that nobody
+    answers for any more, as those of a pooler that is no longer configured: the vault calls what it still knows of
+    others, and of these, not applicable. texts are those of statements, by query id.
+    """
 
     server: str
     collected_at: datetime
@@ -278,6 +282,9 @@ class Batch:
     statements: tuple[StatementSample, ...] = ()
     facts: ServerFacts | None = None
     snapshot: StatementSnapshot | None = None
+    databases: tuple[str, ...] | None = None
+    absent: frozenset[str] = frozenset()
+    texts: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

@@ -1,5 +1,6 @@
 """The worst statements of each hour, rated, with what could be done about them."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -104,7 +105,7 @@ def _record_hour(conn: psycopg.Connection, hour: datetime) -> int:
 def _row(statement: StatementHour, hour: datetime) -> dict[str, object]:
     named = (statement.server, statement.database, statement.role, str(statement.query_id))
     return {
-        "key": " ".join((*named, f"{hour:%Y-%m-%dT%HZ}")),
+        "key": json.dumps([*named, f"{hour:%Y-%m-%dT%HZ}"], ensure_ascii=False),
         "tenant": statement.tenant_hk.hex(),
         "server_name": statement.server,
         "query_hash": str(statement.query_id),

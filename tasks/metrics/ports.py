@@ -15,8 +15,11 @@ class VaultPort(Protocol):
     is kept and tried again. Any other exception means that the batch itself is at fault.
     """
 
-    def write(self, batches: Sequence[Batch]) -> None:
-        """Write batches; one that was written already may come again after an error."""
+    def write(self, batches: Sequence[Batch]) -> Mapping[str, int]:
+        """Write batches, and return how many rows of which servers it would never take.
+
+        One that was written already may come again after an error.
+        """
 
     def latest(
         self, server: str
@@ -38,9 +41,13 @@ class Collected(Protocol):
     def facts(self) -> ServerFacts | None:
         """Return what the server said of itself; None while it does not answer."""
 
+    @property
+    def databases(self) -> tuple[str, ...] | None:
+        """Return all databases that one can connect to; None when they were not listed."""
+
 
 class Session(Protocol):
-    """The long-lived connections to one server."""
+    """The connections to one server."""
 
     async def collect(self, tiers: Collection[Tier]) -> Collected:
         """Ask for the families of these tiers; never raises for a fault of the server."""

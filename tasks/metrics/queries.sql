@@ -99,6 +99,29 @@ ON CONFLICT (server_hk, family, database_name) DO UPDATE SET
     message = excluded.message
 WHERE stored.attempted_at <= excluded.attempted_at OR stored.attempted_at > now();
 
+-- name: end_databases
+-- Databases that a complete list no longer has are waited for no longer.
+UPDATE monitoring.family_status AS stored
+SET state = 'NOT_APPLICABLE',
+    attempted_at = %(listed_at)s,
+    message = format('There is no database "%%s" to connect to any more.', stored.database_name)
+WHERE stored.server_hk = %(server_hk)s
+  AND stored.database_name <> ''
+  AND stored.database_name <> ALL (%(databases)s::text[])
+  AND stored.state <> 'NOT_APPLICABLE'
+  AND (stored.attempted_at <= %(listed_at)s OR stored.attempted_at > now());
+
+-- name: end_families
+-- Families that nobody answers for any more are waited for no longer.
+UPDATE monitoring.family_status AS stored
+SET state = 'NOT_APPLICABLE',
+    attempted_at = %(listed_at)s,
+    message = 'What answers for it is not configured any more.'
+WHERE stored.server_hk = %(server_hk)s
+  AND stored.family = ANY(%(families)s::text[])
+  AND stored.state <> 'NOT_APPLICABLE'
+  AND (stored.attempted_at <= %(listed_at)s OR stored.attempted_at > now());
+
 -- name: mark_late
 -- Hours that had ended when samples of them came: their roll-ups are made again. The lock lasts until the samples are there.
 INSERT INTO monitoring.late_bucket AS stored (server_hk, bucket_at, marked_at)
@@ -114,6 +137,14 @@ SELECT %(server_hk)s, query_id, query
 FROM unnest(%(query_ids)s::bigint[], %(texts)b::text[]) AS statement (query_id, query)
 ORDER BY query_id
 ON CONFLICT (server_hk, query_id) DO NOTHING;
+
+-- name: use_statement_texts
+-- Remember, to the day, that statements were seen.
+UPDATE monitoring.statement_text AS stored
+SET last_seen_at = now()
+WHERE stored.server_hk = %(server_hk)s
+  AND stored.query_id = ANY(%(query_ids)s::bigint[])
+  AND stored.last_seen_at < now() - interval '1 day';
 
 -- name: add_statement_samples
 -- What statements grew by.
@@ -142,11 +173,15 @@ ON CONFLICT (server_hk) DO UPDATE SET
 WHERE stored.taken_at < excluded.taken_at OR stored.taken_at > now();
 
 -- name: latest_counters
--- The counters of one server as they stood at the last reading.
-SELECT series.family, series.labels, latest.sampled_at, latest.interval_seconds, latest.raw, latest.epoch
+-- The counters of one server as they stood at the last reading, and its clock.
+SELECT
+    series.family, series.labels, latest.sampled_at,
+    CASE WHEN series.family = 'availability' THEN latest."values" ELSE '{}' END,
+    latest.interval_seconds, latest.raw, latest.epoch
 FROM monitoring.series
 JOIN monitoring.metric_latest AS latest USING (series_id)
-WHERE series.server_hk = %(server_hk)s AND latest.raw <> '{}';
+WHERE series.server_hk = %(server_hk)s
+  AND (latest.raw <> '{}' OR (series.family = 'availability' AND latest."values" ? 'clock_epoch_seconds'));
 
 -- name: latest_snapshot
 -- The statements' counters of one server as they stood.
@@ -632,3 +667,34 @@ ORDER BY series.family, wanted.metric, series.labels;
 -- name: forget_gone
 -- The newest samples of objects that nobody has seen for so long; their history stays in samples and roll-ups.
 DELETE FROM monitoring.metric_latest WHERE sampled_at < %(now)s::timestamptz - make_interval(days => %(days)s);
+
+-- name: forget_statuses
+-- What nobody has asked for so long: families of dropped databases and of servers that are no longer watched.
+DELETE FROM monitoring.family_status WHERE attempted_at < %(now)s::timestamptz - make_interval(days => %(days)s);
+
+-- name: forget_texts
+-- Texts of statements that nobody has seen for longer than their samples are kept.
+DELETE FROM monitoring.statement_text WHERE last_seen_at < %(now)s::timestamptz - make_interval(days => %(days)s);
+
+-- name: forget_baselines
+-- What was usual of objects that are gone.
+DELETE FROM monitoring.metric_baseline AS usual
+WHERE NOT EXISTS (SELECT FROM monitoring.metric_latest AS latest WHERE latest.series_id = usual.series_id)
+  AND usual.computed_at < %(now)s::timestamptz - make_interval(days => %(days)s);
+
+-- name: forget_series
+-- Numbers of series without any reading or roll-up, among so many chosen at random: each has partitions to look into.
+DELETE FROM monitoring.series
+USING (
+    SELECT old.series_id
+    FROM monitoring.series AS old
+    WHERE old.first_seen_at < %(now)s::timestamptz - make_interval(days => %(days)s)
+      AND NOT EXISTS (SELECT FROM monitoring.metric_latest AS latest WHERE latest.series_id = old.series_id)
+      AND NOT EXISTS (SELECT FROM monitoring.metric_baseline AS usual WHERE usual.series_id = old.series_id)
+    ORDER BY random()
+    LIMIT %(limit)s
+) AS looked_at
+WHERE series.series_id = looked_at.series_id
+  AND NOT EXISTS (SELECT FROM monitoring.metric_sample AS sample WHERE sample.series_id = series.series_id)
+  AND NOT EXISTS (SELECT FROM monitoring.metric_hourly AS hour WHERE hour.series_id = series.series_id)
+  AND NOT EXISTS (SELECT FROM monitoring.metric_daily AS day WHERE day.series_id = series.series_id);

@@ -1,4 +1,4 @@
-"""A looked-after server as the collector sees it: its families asked over a few long-lived connections."""
+"""A looked-after server as the collector sees it: its families asked over one connection that stays and a few that go."""
 
 import asyncio
 from collections.abc import Collection
@@ -15,6 +15,7 @@ from tasks.metrics.databases import Databases
 from tasks.metrics.deltas import Families
 from tasks.metrics.fitness import is_role
 from tasks.metrics.link import LATE, Answers, Link, Lost, nothing
+from tasks.metrics.masking import mask_literals
 from tasks.metrics.models import (
     AVAILABILITY,
     Family,
@@ -38,17 +39,18 @@ _STATEMENTS_EXTENSION = "pg_stat_statements"
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What one collection brought; facts only when the server answered."""
+    """What one collection brought; facts only when the server answered, databases only when they were listed."""
 
     answers: tuple[FamilyAnswer, ...]
     facts: ServerFacts | None = None
+    databases: tuple[str, ...] | None = None
 
 
 class ServerSession:
     """Asks one server for its families, one collection at a time.
 
-    It holds one connection to the maintenance database and at most database_connections others, fewer when the
-    login's CONNECTION LIMIT asks for it: it never uses more than the limit - 1, and at least 1. A collection ends
+    It holds one connection to the maintenance database and, while it reads the others, at most database_connections
+    more, fewer when the login's CONNECTION LIMIT asks for it: it never uses more than the limit - 1, and at least 1. A collection ends
     after deadline_seconds (without one: after the longest of its tiers, and half a minute at most: the light tier waits for it), and up to two more in
     which the server is asked to let go.
     """
@@ -88,9 +90,9 @@ class ServerSession:
             return await self._collect(tiers)
 
     async def statement_texts(self, ids: Collection[int]) -> dict[int, str]:
-        """Return the texts of statements by query id, those that are known and may be seen, at most 10,000 characters.
+        """Return the texts of statements by query id, without their literals and comments.
 
-        Raises Unavailable, or Refused where pg_stat_statements is not installed.
+        They are those that are known and may be seen, cut at 10,000 characters. Raises Unavailable, or Refused where pg_stat_statements is not installed.
         """
         if self._lock.locked():
             message = f"A collection of {self._target.name} is still running: wait for its end."
@@ -114,6 +116,7 @@ class ServerSession:
     async def _collect(self, tiers: Collection[Tier]) -> Collected:
         seconds = self._deadline_seconds or _default_deadline(tiers)
         found: list[FamilyAnswer] = []
+        self._databases.known = None
         for link in self._links:
             link.is_late = False
         work = asyncio.create_task(self._gather(tiers, monotonic() + seconds, found))
@@ -145,7 +148,8 @@ class ServerSession:
         """Say that the server is down when that is all there is to say."""
         if not found and self._availability is not None and self._maintenance.is_late:
             found.append(_down(self._availability, self._late()))
-        return Collected(tuple(found), self._maintenance.facts if _is_up(found) else None)
+        facts = self._maintenance.facts if _is_up(found) else None
+        return Collected(tuple(found), facts, self._databases.known)
 
     def _late(self) -> Unavailable:
         return Unavailable(f"{self._target.name} did not answer: {LATE}.")
@@ -184,15 +188,12 @@ class ServerSession:
             names = await self._databases.order(maintenance, tiers)
         except psycopg.Error as error:
             raise _lost(error) from None
-        self._databases.tell_gone(found)
         own = maintenance.database
         await self._databases.visit_own(maintenance, found)
         others, slots = [name for name in names if name != own], self._slots()
         if others and not slots:
             await maintenance.close()
         await self._databases.go_round(others, slots or 1, until, found)
-        if not slots:
-            await self._databases.close()
 
     def _slots(self) -> int:
         """Return how many connections there may be beside the one to the maintenance database."""
@@ -219,7 +220,8 @@ class ServerSession:
         major = link.connection.info.server_version // 10_000
         query = STATEMENTS.compose("statement_texts", major, schema=sql.Identifier(schema))
         cursor = await link.connection.execute(query, {"query_ids": list(ids)})
-        return {query_id: redact(text) for query_id, text in await cursor.fetchall()}
+        # Masked first: what redaction leaves out might have held one of two quotation marks.
+        return {query_id: redact(mask_literals(text)) for query_id, text in await cursor.fetchall()}
 
 
 def _default_deadline(tiers: Collection[Tier]) -> float:

@@ -1,6 +1,7 @@
 """The vault as a collector writes to it: one connection, made again when it is lost, and the lead that goes with it."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -52,25 +53,27 @@ class VaultSink:
                 self._conn = conn
             return True
 
-    def write(self, batches: Sequence[Batch]) -> None:
+    def write(self, batches: Sequence[Batch]) -> Mapping[str, int]:
         """Write batches, each in a transaction of its own; writing one again changes nothing.
 
-        What cannot belong to the vault, as of an unknown tenant, is dropped and logged, so that other servers' samples
+        Returns how many rows of which servers were dropped. What cannot belong to the vault, as of an unknown tenant, is dropped and logged, so that other servers' samples
         do not wait for it. A vault that takes nothing at all, as one that became read-only, is Unavailable: everything
         is kept for when it is the primary again, or another one is found.
         """
+        refused = Counter[str]()
         for batch in batches:
             with self._vault() as conn:
-                self._write(conn, batch)
+                refused[batch.server] += self._write(conn, batch)
+        return +refused
 
-    def _write(self, conn: psycopg.Connection, batch: Batch) -> None:
+    def _write(self, conn: psycopg.Connection, batch: Batch) -> int:
         try:
             written = store.write(conn, batch, self._cache)
         except Refused as error:
             if isinstance(error.__cause__, psycopg.Error):
                 raise Unavailable(str(error)) from error
             self._note(batch.server, str(error))
-            return
+            return batch.size
         if written.refused:
             self._note(
                 batch.server,
@@ -78,6 +81,7 @@ class VaultSink:
             )
         else:
             self._noted.pop(batch.server, None)
+        return written.refused
 
     def _note(self, server: str, fault: str) -> None:
         if self._noted.get(server) != fault:

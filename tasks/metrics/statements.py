@@ -82,18 +82,25 @@ class StatementDeltas:
 
     def __init__(self, snapshot: StatementSnapshot | None) -> None:
         self._last = _load(snapshot) if snapshot else None
+        self._has_changed = False
 
-    def grow(self, answer: FamilyAnswer) -> tuple[StatementSample, ...]:
+    @property
+    def has_changed(self) -> bool:
+        """Tell whether any counter of the last answer stood otherwise than in the one before."""
+        return self._has_changed
+
+    def grow(self, answer: FamilyAnswer, shift_seconds: float = 0.0) -> tuple[StatementSample, ...]:
         """Return the 100 statements whose time grew most, and the growth of all others as query id 0.
 
         The sums over all rows are those over all statements. Empty on the first answer, on one that is not OK, and
-        when the interval is not positive.
+        when the interval is not positive. shift_seconds are added to the interval since a snapshot by the wall clock.
         """
         if answer.state is not FamilyState.OK:
             return ()
         now = _reading(answer)
         before, self._last = self._last, now
-        seconds = _interval(before, now)
+        self._has_changed = _differ(before, now)
+        seconds = _interval(before, now, shift_seconds)
         if before is None or seconds is None or before.epoch != now.epoch:
             return ()
         grown = _merged(_growths(before, now))
@@ -148,13 +155,17 @@ def _seconds(text: str) -> float:
         return 0.0
 
 
-def _interval(before: _Reading | None, now: _Reading) -> float | None:
+def _differ(before: _Reading | None, now: _Reading) -> bool:
+    return before is None or before.epoch != now.epoch or before.entries != now.entries
+
+
+def _interval(before: _Reading | None, now: _Reading, shift_seconds: float) -> float | None:
     if before is None or now.monotonic is None:
         return None
     if before.monotonic is not None:
         seconds = now.monotonic - before.monotonic
     else:
-        seconds = (now.read_at - before.read_at).total_seconds()
+        seconds = (now.read_at - before.read_at).total_seconds() + shift_seconds
     return seconds if seconds > 0 else None
 
 

@@ -21,6 +21,7 @@ OLDEST = timedelta(days=2)
 NEWEST = timedelta(days=1)
 """How far a sample may lie in the vault's future when it is written."""
 _MOST_CACHED = 500_000
+_SERIES_AT_ONCE = 5_000
 # A partition, a series or a server is not there, which was: the vault was restored, or nobody made partitions.
 _OUTDATED = (psycopg.errors.CheckViolation, psycopg.errors.ForeignKeyViolation)
 
@@ -67,12 +68,14 @@ class SeriesCache:
     _vault: object = None
     _series: dict[tuple[str, SeriesKey], int] = field(default_factory=dict)
     _facts: dict[str, ServerFacts | None] = field(default_factory=dict)
+    _absent: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def clear(self) -> None:
         """Forget everything."""
         self._vault = self.partitioned_on = None
         self._series.clear()
         self._facts.clear()
+        self._absent.clear()
 
     def meet(self, vault: object) -> None:
         """Forget everything unless this is the vault that it was learned from."""
@@ -89,11 +92,17 @@ class SeriesCache:
         known = self._series
         return {key: known[server, key] for key in keys if (server, key) in known}
 
+    def knows_absent(self, batch: Batch) -> bool:
+        """Tell whether it is written which families of this server nobody answers for."""
+        return batch.absent == self._absent.get(batch.server, frozenset())
+
     def learn(self, batch: Batch, ids: dict[SeriesKey, int]) -> None:
         """Remember what was committed."""
         self._series.update({(batch.server, key): number for key, number in ids.items()})
         if batch.facts is not None or batch.server not in self._facts:
             self._facts[batch.server] = batch.facts
+        if batch.answers:
+            self._absent[batch.server] = batch.absent
 
 
 def write(conn: psycopg.Connection, batch: Batch, cache: SeriesCache) -> Written:
@@ -114,14 +123,14 @@ def write(conn: psycopg.Connection, batch: Batch, cache: SeriesCache) -> Written
 def latest(
     conn: psycopg.Connection, server: str
 ) -> tuple[dict[SeriesKey, Sample], StatementSnapshot | None]:
-    """Return a server's counters as they last stood, by series, and the snapshot of its statements."""
+    """Return a server's counters as they last stood and its clock, by series, and the snapshot of its statements."""
     known = {"server_hk": datavault.hash_key(server)}
     with connection.translating(f"read the last counters of {server}"):
         rows = conn.execute(_query("latest_counters"), known).fetchall()
         shot = conn.execute(_query("latest_snapshot"), known).fetchone()
     samples = [
-        Sample(family, labels, at, {}, interval, raw, epoch)
-        for family, labels, at, interval, raw, epoch in rows
+        Sample(family, labels, at, values, interval, raw, epoch)
+        for family, labels, at, values, interval, raw, epoch in rows
     ]
     return {key_of(each): each for each in samples}, StatementSnapshot(*shot) if shot else None
 
@@ -142,10 +151,23 @@ def collectors(conn: psycopg.Connection) -> tuple[CollectorRow, ...]:
         return tuple(cursor.execute(_query("collectors")).fetchall())
 
 
-def forget_gone(conn: psycopg.Connection, now: datetime, days: int = 30) -> int:
-    """Forget the newest samples of objects that were not seen for so long, and return how many."""
+def forget_gone(
+    conn: psycopg.Connection, now: datetime, days: int = 30, statement_days: int = 35
+) -> int:
+    """Forget objects that were not seen for so long, and return how many newest samples went.
+
+    With them go the states of families that nobody asks for, the texts of statements of which no sample
+    is left after statement_days, and, of the series that have neither samples nor roll-ups, at most 5,000 a call.
+    Needs an autocommit connection.
+    """
+    values = {"now": now, "days": days}
     with connection.translating("forget objects that are gone"):
-        return conn.execute(_query("forget_gone"), {"now": now, "days": days}).rowcount
+        gone = conn.execute(_query("forget_gone"), values).rowcount
+        conn.execute(_query("forget_statuses"), values)
+        conn.execute(_query("forget_texts"), {"now": now, "days": statement_days + 1})
+        conn.execute(_query("forget_baselines"), values)
+        conn.execute(_query("forget_series"), {**values, "limit": _SERIES_AT_ONCE})
+    return gone
 
 
 def try_lead(conn: psycopg.Connection, name: str) -> bool:
@@ -177,7 +199,8 @@ def _write(conn: psycopg.Connection, batch: Batch, cache: SeriesCache) -> Writte
             _write_samples(conn, server_hk, kept, ids, now)
             _write_statements(conn, server_hk, kept)
             _run(conn, "upsert_family_status", server_hk, columns.answers(kept.answers))
-    cache.learn(batch, ids)
+            _write_ends(conn, server_hk, kept, cache)
+    cache.learn(kept, ids)
     return Written(kept.size, batch.size - kept.size)
 
 
@@ -280,11 +303,25 @@ def _write_samples(
 
 
 def _write_statements(conn: psycopg.Connection, server_hk: bytes, batch: Batch) -> None:
-    _run(conn, "add_statement_texts", server_hk, columns.statement_texts(batch.statements))
+    _run(conn, "add_statement_texts", server_hk, columns.statement_texts(batch.texts))
+    _run(conn, "use_statement_texts", server_hk, columns.used_statements(batch.statements))
     _run(conn, "add_statement_samples", server_hk, columns.statements(batch.statements))
     if shot := batch.snapshot:
         values = {"taken_at": shot.taken_at, "epoch": shot.epoch, "snapshot": shot.data}
         conn.execute(_query("upsert_statement_snapshot"), {"server_hk": server_hk, **values})
+
+
+def _write_ends(
+    conn: psycopg.Connection, server_hk: bytes, batch: Batch, cache: SeriesCache
+) -> None:
+    if not batch.answers:  # there were none, or the clock that dated them is wrong
+        return
+    at = {"server_hk": server_hk, "listed_at": batch.collected_at}
+    if batch.databases is not None:
+        names = columns.databases(batch.databases)
+        conn.execute(_query("end_databases"), {**at, "databases": names})
+    if not cache.knows_absent(batch):
+        conn.execute(_query("end_families"), {**at, "families": sorted(batch.absent)})
 
 
 def _run(conn: psycopg.Connection, name: str, server_hk: bytes, values: dict[str, object]) -> None:

@@ -279,7 +279,7 @@ def drop_expired(retention: Retention) -> partitions.Dropped:
     with opening.open_vault() as conn:
         now = datetime.now(UTC)
         dropped = partitions.drop_expired(conn, now, retention)
-        gone = store.forget_gone(conn, now)
+        gone = store.forget_gone(conn, now, statement_days=retention.statements.days + 1)
     told = get_run_logger()
     told.info(
         "dropped %s; forgot %d objects that are gone", ", ".join(dropped.dropped) or "nothing", gone

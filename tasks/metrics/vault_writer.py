@@ -105,7 +105,7 @@ class VaultWriter:
         while batches := self._buffer.take(1 if singly else _ROWS_AT_ONCE):
             singly = max(0, singly - 1)
             try:
-                self._vault.write(batches)
+                refused = self._vault.write(batches)
             except OneVaultError as error:
                 self._buffer.put_back(batches)
                 self._note_away(error)
@@ -113,6 +113,8 @@ class VaultWriter:
             except Exception as error:  # a batch is at fault, and only that one is dropped
                 singly = self._set_apart(batches, error)
                 continue
+            for server, rows in refused.items():
+                self._buffer.lose(server, rows)
             self._note_back()
             self._tell(_fresh(batches, datetime.now(UTC)))
         return True

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic, perf_counter
@@ -30,6 +30,7 @@ from tasks.metrics.models import (
     Tier,
 )
 from tasks.metrics.ports import Collected, Session
+from tasks.metrics.statement_texts import ASK_EVERY_SECONDS, StatementTexts
 from tasks.metrics.statements import StatementDeltas
 
 STATEMENTS = "statements"
@@ -37,7 +38,6 @@ STATEMENTS = "statements"
 
 _HOST_SECONDS = 5.0
 _TEXT_SECONDS = 10.0
-_KNOWN_TEXTS = 20_000
 
 OpenSession = Callable[[Target, Catalog], Session]
 Known = tuple[Mapping[SeriesKey, Sample], StatementSnapshot | None]
@@ -51,6 +51,7 @@ class _Nothing:
 
     answers: tuple[FamilyAnswer, ...]
     facts: ServerFacts | None = None
+    databases: tuple[str, ...] | None = None
 
 
 class Watch:
@@ -63,6 +64,7 @@ class Watch:
         open_session: OpenSession,
         *,
         deadline_seconds: float = 75.0,
+        texts_seconds: float = ASK_EVERY_SECONDS,
     ) -> None:
         self.target = target
         self._catalog = catalog
@@ -73,7 +75,7 @@ class Watch:
         self._host_reading: asyncio.Future[tuple[FamilyAnswer, ...]] | None = None
         self._deltas = Deltas(None)
         self._statements = StatementDeltas(None)
-        self._texts: set[int] = set()
+        self._texts = StatementTexts(texts_seconds)
         self._epoch = datetime.now(UTC).isoformat()
         self._states: dict[str, FamilyState] = {}
         self._renewed = False
@@ -107,7 +109,9 @@ class Watch:
         collected, pooler = await asyncio.gather(self._ask(tiers), self._ask_pooler(others))
         answered = sorted(collected.answers, key=lambda answer: answer.family != AVAILABILITY)
         host = await self._ask_host(others, is_up=is_up(answered))
-        statements, snapshot = await self._grow(answered)
+        self._deltas.note_clock(answered)
+        statements, snapshot = self._grow(answered)
+        texts = await self._texts_of(statements)
         every = (*answered, *host, *pooler)
         numbers = {**(own or {}), "duration_ms": 1000 * (perf_counter() - begun)}
         every += self._own_answer(every, numbers)
@@ -121,6 +125,9 @@ class Watch:
             statements=statements,
             facts=collected.facts,
             snapshot=snapshot,
+            databases=collected.databases,
+            absent=self._absent(),
+            texts=texts,
         )
 
     async def close(self) -> None:
@@ -145,6 +152,9 @@ class Watch:
         except Exception as error:  # one server's oddity must not end the watch
             log.exception("collecting from %s failed", self.target.name)
             words = f"The collector failed ({type(error).__name__}): see its log."
+            self._renewed = True
+            # It says nothing about the server: no reading of it, neither up nor down.
+            return _Nothing((replace(_away(words), observations=()),))
         self._renewed = True
         return _Nothing((_away(words),))
 
@@ -180,8 +190,14 @@ class Watch:
             return tuple(_failed(family, words) for family in families)
         return finished.result()
 
-    def _due(self, source: Source, tiers: Collection[Tier]) -> tuple[Family, ...]:
-        known = self._catalog.families.values()
+    def _absent(self) -> frozenset[str]:
+        """Return the families that nobody answers for."""
+        if self.target.pgbouncer is not None:
+            return frozenset()
+        return frozenset(family.name for family in self._due(Source.PGBOUNCER, Tier))
+
+    def _due(self, source: Source, tiers: Iterable[Tier]) -> tuple[Family, ...]:
+        known, tiers = self._catalog.families.values(), frozenset(tiers)
         return tuple(each for each in known if each.source is source and each.tier in tiers)
 
     def _own_answer(
@@ -194,7 +210,8 @@ class Watch:
             return ()
         # A round asks for some families only: of the others the state they had the last time counts.
         self._states |= {answer.family: answer.state for answer in sorted(every, key=_severity)}
-        states = list(self._states.values())
+        absent = self._absent()
+        states = [state for name, state in self._states.items() if name not in absent]
         known = {
             **numbers,
             "families_degraded": states.count(FamilyState.DEGRADED),
@@ -210,39 +227,35 @@ class Watch:
         )
         return (answer,)
 
-    async def _grow(
+    def _grow(
         self, answers: Sequence[FamilyAnswer]
     ) -> tuple[tuple[StatementSample, ...], StatementSnapshot | None]:
         asked = [a for a in answers if a.family == STATEMENTS and a.state is FamilyState.OK]
         if not asked:
             return (), None
-        grown = self._statements.grow(asked[0])
-        return await self._with_texts(grown), self._statements.snapshot()
+        grown = self._statements.grow(asked[0], self._deltas.shift_seconds)
+        return grown, self._statements.snapshot() if self._statements.has_changed else None
 
-    async def _with_texts(self, grown: Sequence[StatementSample]) -> tuple[StatementSample, ...]:
-        """Add the texts of statements that are seen for the first time."""
-        new = {each.query_id for each in grown} - self._texts - {0}
-        found = await self._ask_texts(new) if new else {}
-        if len(self._texts) + len(found) > _KNOWN_TEXTS:
-            self._texts.clear()
-        self._texts |= found.keys()
-        return tuple(
-            replace(each, query=found[each.query_id]) if each.query_id in found else each
-            for each in grown
-        )
-
-    async def _ask_texts(self, new: Collection[int]) -> dict[int, str]:
+    async def _texts_of(self, grown: Sequence[StatementSample]) -> dict[int, str]:
+        """Return the texts of statements that are seen for the first time."""
+        ids = {each.query_id for each in grown}
+        wanted = self._texts.want(ids, monotonic()) if ids else frozenset()
+        if not wanted:
+            return {}
+        self._texts.asked(monotonic())
         try:
             async with asyncio.timeout(_TEXT_SECONDS):
-                return await self._session.statement_texts(new)
+                found = await self._session.statement_texts(wanted)
         except (OneVaultError, psycopg.Error, TimeoutError) as error:
             log.debug("the statement texts of %s were not read: %s", self.target.name, error)
             return {}
+        self._texts.told(wanted, found.keys(), monotonic())
+        return found
 
     def _note_loss(self, lost_rows: float) -> None:
         """Ask for statement texts again when rows were lost: they may have been among them."""
         if lost_rows != self._lost_rows:
-            self._texts.clear()
+            self._texts.forget()
         self._lost_rows = lost_rows
 
 

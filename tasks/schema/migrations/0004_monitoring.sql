@@ -135,6 +135,7 @@ CREATE TABLE monitoring.statement_text (
     query_id bigint NOT NULL,
     query text NOT NULL,
     first_seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    last_seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (server_hk, query_id)
 );
 
@@ -178,7 +179,8 @@ CREATE TABLE monitoring.collector (
     buffered_rows integer NOT NULL DEFAULT 0,
     lost_rows bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
-COMMENT ON COLUMN monitoring.collector.lost_rows IS 'Rows that the buffer could not hold while the vault was away, since the start.';
+COMMENT ON COLUMN monitoring.collector.lost_rows IS
+    'Rows that the buffer could not hold while the vault was away, and that the vault would never take, since the start.';
 
 -- Health: one version for each change of status or threshold; the value in between stands in metric_latest.
 CREATE TABLE monitoring.system_health_metric_h (
@@ -231,7 +233,8 @@ CREATE TABLE monitoring.performance_metric_h (
     load_date timestamptz NOT NULL DEFAULT util.current_load_date(),
     record_source varchar(100) NOT NULL DEFAULT util.get_record_source()
 );
-COMMENT ON COLUMN monitoring.performance_metric_h.performance_metric_bk IS 'Server, database, role, query id and UTC hour.';
+COMMENT ON COLUMN monitoring.performance_metric_h.performance_metric_bk IS
+    'Server, database, role, query id and UTC hour, as a JSON array.';
 
 CREATE TABLE monitoring.performance_metric_s (
     performance_metric_hk bytea NOT NULL REFERENCES monitoring.performance_metric_h,

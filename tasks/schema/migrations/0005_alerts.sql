@@ -118,6 +118,7 @@ CREATE TABLE monitoring.alert_transition (
     CONSTRAINT notify_reason_known CHECK (notify_reason IN ('first', 'worse', 'refire', 'repeat', 'resolved'))
 );
 CREATE INDEX idx_alert_transition_instance ON monitoring.alert_transition (alert_instance_hk, happened_at);
+CREATE INDEX idx_alert_transition_happened_at ON monitoring.alert_transition (happened_at DESC, transition_id DESC);
 CREATE INDEX idx_alert_transition_fingerprint ON monitoring.alert_transition (fingerprint, happened_at DESC);
 CREATE INDEX idx_alert_transition_not_emitted ON monitoring.alert_transition (transition_id) WHERE event_emitted_at IS NULL;
 

@@ -40,6 +40,31 @@ class Readings:
         )
         return series
 
+    def grow(
+        self,
+        metric: str,
+        value: float | None,
+        at: datetime,
+        *,
+        labels: Mapping[str, str] | None = None,
+        server: str = SERVER,
+        texts: Mapping[str, str] | None = None,
+        interval: float | None = 60.0,
+    ) -> int:
+        """Write a sample of a counter, which is the newest one too."""
+        series = self.add(
+            metric, value, at, labels=labels, server=server, texts=texts, interval=interval
+        )
+        self.conn.execute(
+            "CREATE TABLE IF NOT EXISTS monitoring.metric_sample_test PARTITION OF monitoring.metric_sample DEFAULT"
+        )
+        self.conn.execute(
+            'INSERT INTO monitoring.metric_sample (series_id, sampled_at, interval_seconds, "values") '
+            'SELECT series_id, sampled_at, interval_seconds, "values" FROM monitoring.metric_latest WHERE series_id = %s',
+            [series],
+        )
+        return series
+
     def server(self, name: str = SERVER) -> bytes:
         """Add a server unless it is there."""
         self.conn.execute(

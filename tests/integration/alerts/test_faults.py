@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from tasks import vault as vaults
 from tasks.alerts import reading, rules, store
@@ -49,6 +50,102 @@ def test_a_collector_that_fell_silent_is_noticed(vault, readings, shipped):
     readings.add("connections.total", 1.0, at(200))
     evaluate(vault, shipped, at(201))
     assert fired(vault) == set()
+
+
+@pytest.mark.parametrize("every", [60, 300])
+def test_two_readings_of_a_slow_collector_show_that_a_server_is_down(
+    vault, readings, shipped, every
+):
+    for number in (0, 1):
+        assert fired(vault) == set()
+        readings.add("availability.up", 0.0, at(number * every))
+        evaluate(vault, shipped, at(number * every + 1))
+    assert fired(vault) == {"server_down"}
+
+
+@pytest.mark.parametrize("every", [60, 300])
+def test_two_evaluations_far_apart_show_that_metrics_are_stale(vault, readings, shipped, every):
+    readings.add("connections.total", 1.0, at(0))
+    for number in (1, 2):
+        assert fired(vault) == set()
+        readings.add("availability.up", 1.0, at(number * every))
+        evaluate(vault, shipped, at(number * every + 1))
+    assert fired(vault) == {"metrics_stale"}
+
+
+def test_a_standby_that_restores_from_the_archive_only_is_not_behind(vault, readings, shipped):
+    for number in range(40):
+        readings.add("standby.replay_lag_seconds", 90000.0, at(number * 10))
+        evaluate(vault, shipped, at(number * 10 + 1))
+    assert fired(vault) == set()
+
+
+def test_a_physical_slot_without_its_reader_is_told_once(vault, readings, shipped):
+    for number in range(13):
+        for kind in ("physical", "logical"):
+            texts = {"slot_type": kind, "wal_status": "reserved"}
+            labels = {"slot_name": kind}
+            readings.add("slots.active", 0.0, at(number * 60), labels=labels, texts=texts)
+        evaluate(vault, shipped, at(number * 60 + 1))
+        if number == 2:
+            assert fired(vault) == {"standby_slot_inactive"}
+    told = {
+        (row["rule_name"], row["labels"]["slot_name"]): row["not_notified_because"]
+        for row in reading.history(vault, at(3600))
+    }
+    assert told == {
+        ("standby_slot_inactive", "physical"): None,
+        ("replication_slot_inactive", "physical"): "inhibited by standby_slot_inactive on shop",
+        ("replication_slot_inactive", "logical"): None,
+    }
+
+
+def test_a_standby_that_vanishes_is_no_all_clear(vault, readings, shipped):
+    labels = {"application_name": "s1", "client": "local"}
+    for seconds in range(0, 61, 10):
+        readings.add("replication.replay_lag_bytes", 2e9, at(seconds), labels=labels)
+        evaluate(vault, shipped, at(seconds + 1))
+    readings.answer("replication", at(70))
+    (ended,) = evaluate(vault, shipped, at(71)).transitions
+    assert ended.alert.resolution_notes is not None
+    assert "no longer connected" in ended.alert.resolution_notes
+
+
+def test_what_cannot_be_archived_is_told_once(vault, readings, shipped):
+    archiver = {"archiving_on": 1.0, "is_failing": 1.0, "ready_files": 30.0}
+    for seconds in range(0, 241, 10):
+        series = readings.add("archiver.is_failing", 1.0, at(seconds))
+        vault.execute(
+            'UPDATE monitoring.metric_latest SET "values" = %s WHERE series_id = %s',
+            [Jsonb({**archiver, "seconds_since_last_archived": 1000.0}), series],
+        )
+        evaluate(vault, shipped, at(seconds + 1))
+    assert fired(vault) == {"archive_failing", "archive_backlog", "archive_stale"}
+    told = {row["rule_name"] for row in reading.history(vault, at(300)) if row["notify_reason"]}
+    assert told == {"archive_failing"}
+
+
+def test_a_database_without_traffic_does_not_make_its_health_unknown(vault, readings, shipped):
+    def read(seconds: float, **values: float) -> object:
+        series = readings.add(
+            "databases.numbackends", 1.0, at(seconds), labels={"database_name": "app"}
+        )
+        vault.execute(
+            'UPDATE monitoring.metric_latest SET "values" = %s WHERE series_id = %s',
+            [Jsonb(values), series],
+        )
+        evaluate(vault, shipped, at(seconds + 1))
+        return vault.execute(
+            "SELECT status FROM monitoring.system_health_metric_s WHERE metric_name = 'databases.cache_hit_percent' "
+            "ORDER BY load_date"
+        ).fetchall()
+
+    busy, idle = {"blks_read": 90000.0, "cache_hit_percent": 99.0}, {"blks_read": 0.0}
+    assert read(0, **busy) == [("NORMAL",)]
+    for seconds in (60, 180):
+        assert read(seconds, **idle) == [("NORMAL",)]
+        assert read(seconds + 60, **busy) == [("NORMAL",)]
+    assert read(300, cache_hit_percent=99.0) == [("NORMAL",), ("UNKNOWN",)]
 
 
 def test_a_server_that_is_down_explains_the_rest(vault, readings, shipped):

@@ -58,7 +58,6 @@ def statement(query_id: int = 1, at: datetime = NOW, **changes: Any) -> Statemen
         "temp_blks_read": 0,
         "temp_blks_written": 0,
         "wal_bytes": 8192,
-        "query": f"select {query_id}",
     }
     return StatementSample(**(made | changes))
 
@@ -78,7 +77,9 @@ def facts(name: str = "shop-1", **changes: Any) -> ServerFacts:
 
 
 def batch(*samples: Sample, server: str = "shop-1", **other: Any) -> Batch:
-    made: dict[str, Any] = {"answers": (), "facts": facts(server)}
+    texts = {each.query_id: f"select {each.query_id}" for each in other.get("statements", ())}
+    texts.pop(0, None)
+    made: dict[str, Any] = {"answers": (), "facts": facts(server), "texts": texts}
     return Batch(server, NOW, samples=samples, **(made | other))
 
 

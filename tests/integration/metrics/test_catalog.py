@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,7 @@ def _furnish(server: Server) -> Watched:
 def _make_shop(server: Server) -> bool:
     with server.connect() as admin:
         admin.execute(ROLE_SCRIPT.encode())
+        admin.execute(f"alter role {ROLE} password 'choose one'".encode())
         admin.execute(sql.SQL("create database {}").format(sql.Identifier(SHOP)))
     with server.connect(SHOP) as admin:
         admin.execute(sql.SQL("create schema {}").format(sql.Identifier(EXTENSION_SCHEMA)))
@@ -350,6 +351,23 @@ def _blocked(watched: Watched, count: int) -> Row | None:
     row = watched.row("locks_waiting")
     ready = row["waiting"] == row["worst_root_victims"] == count and row["longest_wait_seconds"] > 0
     return row if ready else None
+
+
+def test_waits_that_are_meant_are_counted_and_not_timed(watched: Watched):
+    with ExitStack() as stack:
+        stack.enter_context(watched.session("select pg_advisory_lock(7)"))
+        stack.enter_context(watched.session("begin", f"lock {W} in row exclusive mode"))
+        asking = stack.enter_context(watched.session())
+        asking.pgconn.send_query(b"select pg_advisory_lock(7)")
+        until(lambda: watched.row("locks_waiting")["waiting"] == 1)
+        row = watched.row("locks_waiting")
+        assert (row["waiting"], row["roots"], row["longest_wait_seconds"]) == (1, 1, 0)
+        building = stack.enter_context(watched.session())
+        building.pgconn.send_query(f"create index concurrently meant on {W} (note)".encode())
+        until(lambda: watched.row("locks_waiting")["waiting"] == 2)
+        row = watched.row("locks_waiting")
+    watched.admin(f"drop index if exists {S}.meant")
+    assert (row["longest_wait_seconds"], row["total_wait_seconds"]) == (0, 0)
 
 
 def test_nobody_waits(watched: Watched):
@@ -657,6 +675,13 @@ def test_every_variant_belongs_to_a_version_that_is_supported():
 
 @pytest.fixture(scope="module")
 def standby(watched: Watched) -> Iterator[Watched]:
+    conninfo = make_conninfo(watched.server.url(), application_name="the standby")
+    with _running_standby(watched, conninfo) as made:
+        yield made
+
+
+@contextmanager
+def _running_standby(watched: Watched, conninfo: str, **changes: str) -> Iterator[Watched]:
     primary = watched.server
     with short_folder() as folder:
         cluster = PrivateCluster(
@@ -672,7 +697,8 @@ def standby(watched: Watched) -> Iterator[Watched]:
             "max_wal_senders": "8",
             "max_prepared_transactions": "5",
             "shared_preload_libraries": EXTENSION if watched.has_statements else "",
-            "primary_conninfo": make_conninfo(primary.url(), application_name="the standby"),
+            "primary_conninfo": conninfo,
+            **changes,
         }
         with cluster.running(settings):
             yield Watched(Server(cluster), watched.has_statements)
@@ -701,6 +727,48 @@ def test_a_standby_answers_whatever_is_asked_of_it(standby: Watched):
     assert standby.row("availability")["in_recovery"] == 1
     # archive_mode = on archives only on a primary.
     assert standby.row("archiver")["archiving_on"] == 0
+
+
+def test_a_standby_without_a_primary_has_no_receiver_to_be_up(watched: Watched):
+    with _running_standby(watched, "") as alone:
+        row = alone.row("standby")
+    assert (row["receiver_up"], row["receiver_status"]) == (None, "no receiver")
+
+
+def test_nobody_reads_from_a_standbys_copy_of_a_slot(installation: Installation, empty_data: Path):
+    if installation.major < 17:
+        pytest.skip(f"PostgreSQL {installation.major} copies no slots")
+    with running_server(installation, empty_data, wal_level="logical") as server:
+        primary = Watched(server, has_statements=False)
+        primary.admin(
+            "select pg_create_physical_replication_slot('wal', true)",
+            "select pg_create_logical_replication_slot('changes', 'pgoutput', false, false, true)",
+            database="postgres",
+        )
+        conninfo = make_conninfo(server.url(), dbname="postgres")
+        copying = {"hot_standby_feedback": "on", "primary_slot_name": "wal", "wal_level": "logical"}
+        with _running_standby(primary, conninfo, **copying) as standby:
+            copied = until(lambda: _copied_slots(primary, standby))
+            here = _slots(primary)
+    assert copied == {"changes": None}
+    assert here["changes"] == 0
+
+
+def _copied_slots(primary: Watched, standby: Watched) -> dict[str, int | None]:
+    """Move the slot on, without which it is not copied, and let the standby copy it as soon as it can."""
+    with primary.server.connect() as admin:
+        admin.execute("select pg_log_standby_snapshot()")
+        admin.execute("select pg_replication_slot_advance('changes', pg_current_wal_lsn())")
+    with suppress(psycopg.Error), standby.server.connect() as admin:
+        admin.execute("select pg_sync_replication_slots()")
+    return _slots(standby)
+
+
+def _slots(watched: Watched) -> dict[str, int | None]:
+    query = watched.query(catalog.load().families["slots"])
+    with watched.server.connect() as admin:
+        rows = admin.cursor(row_factory=dict_row).execute(query).fetchall()
+    return {row["slot_name"]: row["active"] for row in rows}
 
 
 def test_replication_is_seen_from_both_ends(watched: Watched, standby: Watched):

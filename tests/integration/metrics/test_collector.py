@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tasks.metrics.models import (
     Batch,
     FamilyState,
     Sample,
+    Source,
     StatementSample,
     StatementSnapshot,
     Target,
@@ -35,6 +37,7 @@ from tasks.metrics.pace import Pace
 from tasks.metrics.ports import Collected, Session
 from tasks.metrics.sink import VaultSink
 from tasks.metrics.store import Heartbeat
+from tasks.metrics.watch import Watch
 from tests.backups import sessions, until
 from tests.clusters import Database, Server
 from tests.poolers import pooler
@@ -47,6 +50,7 @@ PACE = Pace(
     write_seconds=0.05,
     backoff_seconds=0.2,
     beat_seconds=0.1,
+    texts_seconds=0.3,
 )
 
 
@@ -59,10 +63,11 @@ class Vault:
         self.threads: set[int] = set()
         self.fault: Callable[[Sequence[Batch]], None] = lambda _: None
 
-    def write(self, batches: Sequence[Batch]) -> None:
+    def write(self, batches: Sequence[Batch]) -> Mapping[str, int]:
         self.threads.add(threading.get_ident())
         self.fault(batches)
         self.batches += batches
+        return {}
 
     def latest(
         self, server: str
@@ -83,7 +88,8 @@ class Vault:
 
     def ups(self, server: str) -> list[float]:
         """Return what availability said, batch by batch."""
-        return [only(batch, "availability").values["up"] for batch in self.of(server)]
+        every = [sample for batch in self.of(server) for sample in batch.samples]
+        return [sample.values["up"] for sample in every if sample.family == "availability"]
 
 
 def away(_: Sequence[Batch]) -> None:
@@ -258,7 +264,7 @@ def test_the_vault_is_used_by_one_thread_which_tells_what_was_written(pg_cluster
         raise RuntimeError(message)
 
     with running(collector([live("one", pg_cluster)], vault, on_written=note)):
-        until(lambda: len(told) >= 3 and len(vault.beats) >= 3, 60)
+        until(lambda: len(told) >= 3 and vault.beats[-1:] and vault.beats[-1][0] == 1, 60)
     assert {thread for thread, _ in told} == vault.threads
     assert len(vault.threads) == 1
     assert {servers for _, servers in told} == {frozenset(["one"])}
@@ -408,8 +414,18 @@ def test_one_collection_by_hand_reads_server_host_and_pooler(database: Database,
         assert states[family] is FamilyState.OK
         assert any(sample.family == family for sample in batch.samples)
     assert batch.facts is not None
+    assert batch.databases is not None
+    assert "postgres" in batch.databases
+    assert batch.absent == frozenset()
     assert not any(sample.family == "statements" for sample in batch.samples)
     assert not sessions(server, "onevault metrics")
+
+
+def test_without_a_pooler_its_families_are_told_to_be_absent(pg_cluster: Server):
+    batch = asyncio.run(collector([], Vault()).collect_once(live("one", pg_cluster), [Tier.LIGHT]))
+    poolers = {f.name for f in CATALOG.families.values() if f.source is Source.PGBOUNCER}
+    assert batch.absent == poolers > set()
+    assert batch.databases is None
 
 
 def test_statements_come_with_their_text_once(other_cluster: Callable[..., Server]):
@@ -420,13 +436,14 @@ def test_statements_come_with_their_text_once(other_cluster: Callable[..., Serve
         def grown() -> list[StatementSample]:
             connection.execute("select 'a marked statement', count(*) from pg_class")
             every = [s for batch in vault.of("one") for s in batch.statements]
-            marked = {s.query_id for s in every if s.query and "count(*) from pg_class" in s.query}
+            texts = [each for batch in vault.of("one") for each in batch.texts.items()]
+            marked = {query_id for query_id, text in texts if "count(*) from pg_class" in text}
             return [s for s in every if s.query_id in marked]
 
         with running(collector([live("one", server)], vault)):
             found = until(lambda: (seen := grown())[2:] and seen, 90)
-    assert found[0].query is not None
-    assert [s.query for s in found[1:]] == [None] * len(found[1:])
+    told = [query_id for batch in vault.of("one") for query_id in batch.texts]
+    assert told.count(found[0].query_id) == 1
     assert all(s.calls > 0 for s in found)
     assert any(batch.snapshot for batch in vault.of("one"))
     assert not any(s.family == "statements" for batch in vault.of("one") for s in batch.samples)
@@ -437,7 +454,7 @@ def test_a_text_that_was_lost_is_asked_for_again(other_cluster: Callable[..., Se
     refused: list[int] = []
 
     def choke_once(batches: Sequence[Batch]) -> None:
-        texts = [s.query_id for b in batches for s in b.statements if s.query]
+        texts = [query_id for b in batches for query_id in b.texts]
         if not texts or refused:
             return
         if len(batches) == 1:
@@ -451,7 +468,7 @@ def test_a_text_that_was_lost_is_asked_for_again(other_cluster: Callable[..., Se
 
         def told() -> set[int]:
             connection.execute("select 'a marked statement', count(*) from pg_class")
-            return {s.query_id for b in vault.of("one") for s in b.statements if s.query}
+            return {query_id for b in vault.of("one") for query_id in b.texts}
 
         with running(collector([live("one", server)], vault)):
             until(lambda: set(refused) & told(), 90)
@@ -467,6 +484,25 @@ def test_a_pooler_whose_settings_cannot_be_had_is_a_degraded_family(pg_cluster: 
     (pools,) = [a for a in batch.answers if a.family == "pgbouncer_pools"]
     assert (pools.state, pools.message) == (FamilyState.DEGRADED, "There is no such block.")
     assert only(batch, "collection").values["families_degraded"] == 1
+
+
+def test_a_pooler_that_was_removed_is_a_fault_no_longer(pg_cluster: Server):
+    def refuse() -> str:
+        message = "There is no such block."
+        raise Refused(message)
+
+    one = Target("one", live("one", pg_cluster).conninfo, pgbouncer=refuse)
+
+    async def collect() -> list[float]:
+        watch = Watch(one, CATALOG, open_session)
+        first = await watch.collect([Tier.LIGHT])
+        watch.renew(replace(one, pgbouncer=None))
+        then = await watch.collect([Tier.LIGHT])
+        await watch.close()
+        assert (first.absent, then.absent >= {"pgbouncer_pools"}) == (frozenset(), True)
+        return [only(each, "collection").values["families_degraded"] for each in (first, then)]
+
+    assert asyncio.run(collect()) == [1, 0]
 
 
 def test_an_oddity_of_the_pooler_leaves_the_servers_samples(pg_cluster: Server):
@@ -506,8 +542,10 @@ def test_a_fault_of_the_collector_does_not_end_the_watch(
     )
     with running(odd):
         until(lambda: 1.0 in vault.ups("one"), 60)
-    assert vault.ups("one")[:2] == [0.0, 0.0]
-    assert "KeyError" in vault.of("one")[0].answers[0].message
+    for batch in vault.of("one")[:2]:
+        assert batch.answers[0].state is FamilyState.UNAVAILABLE
+        assert "The collector failed (KeyError)" in batch.answers[0].message
+        assert not any(sample.family == "availability" for sample in batch.samples)
     assert any("collecting from one failed" in r.getMessage() for r in caplog.records)
 
 

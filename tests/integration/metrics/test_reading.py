@@ -201,7 +201,7 @@ def test_the_top_statements_by_growth(vault, now):
             statement(1, minutes[1], total_exec_ms=10.0),
             statement(2, minutes[1], total_exec_ms=30.0, temp_blks_read=4),
             statement(2, minutes[2], total_exec_ms=30.0, shared_blks_hit=0, shared_blks_read=0),
-            statement(0, minutes[2], total_exec_ms=130.0, query=None),
+            statement(0, minutes[2], total_exec_ms=130.0),
         ),
     )
     first, second = reading.top_statements(vault, "shop-1", minutes=60)

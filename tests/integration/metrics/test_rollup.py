@@ -1,5 +1,6 @@
 """Hours and days made of samples, again when samples came late, and the worst statements of each hour."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -169,7 +170,7 @@ def test_the_mean_is_weighted_by_calls(vault):
 
 def test_rare_statements_and_the_rest_are_left_out_and_twenty_are_enough(vault):
     many = [grown(n, total_exec_ms=float(n)) for n in range(100, 125)]
-    grow(vault, grown(1, calls=5), grown(0, query=None), *many)
+    grow(vault, grown(1, calls=5), grown(0), *many)
     assert performance.record(vault, LATER) == 20
     assert [row[0] for row in recorded(vault)] == [str(n) for n in range(124, 104, -1)]
 
@@ -193,6 +194,18 @@ def test_recording_again_changes_nothing_until_more_is_known(vault):
     assert [row[1] for row in recorded(vault)] == [200]
     assert vault.execute("SELECT count(*) FROM monitoring.performance_metric_s").fetchone() == (2,)
     assert vault.execute("SELECT count(*) FROM monitoring.performance_metric_h").fetchone() == (1,)
+
+
+def test_names_with_spaces_are_not_taken_for_others(vault):
+    grow(
+        vault,
+        grown(1, database_name="a b", role_name="c"),
+        grown(1, database_name="a", role_name="b c"),
+    )
+    assert performance.record(vault, LATER) == 2
+    keys = vault.execute("SELECT performance_metric_bk FROM monitoring.performance_metric_h")
+    named = {tuple(json.loads(key)[1:4]) for (key,) in keys}
+    assert named == {("a b", "c", "1"), ("a", "b c", "1")}
 
 
 def test_an_hour_that_is_not_over_is_not_recorded(vault):

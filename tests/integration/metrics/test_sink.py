@@ -14,7 +14,7 @@ from tasks.metrics.sink import VaultSink
 from tasks.metrics.store import Heartbeat
 from tests.backups import until
 from tests.clusters import PASSWORD, Database
-from tests.integration.metrics.samples import availability, batch, facts
+from tests.integration.metrics.samples import availability, batch, facts, later, sample
 
 
 def sink_of(migrated: Database, made: list[psycopg.Connection]) -> VaultSink:
@@ -50,9 +50,11 @@ def test_what_the_vault_does_not_take_of_one_server_holds_up_no_other(migrated, 
     made: list[psycopg.Connection] = []
     sink = sink_of(migrated, made)
     unknown = batch(availability(), facts=facts(tenant="ACME"))
-    sink.write([unknown, batch(availability(), server="other")])
+    odd = batch(availability(later(-3 * 86400)), sample(), server="odd")
+    refused = sink.write([unknown, batch(availability(), server="other"), odd, odd])
     sink.close()
-    assert stored(vault) == 1
+    assert refused == {"shop-1": unknown.size, "odd": 2}
+    assert stored(vault) == 2
     assert "which the vault does not know" in caplog.text
 
 

@@ -69,7 +69,7 @@ def full(**changes: Any) -> Batch:
         sample(),
         sample(labels={"datname": 'Ünï "quoted"'}),
         answers=(answer("availability"), answer()),
-        statements=(statement(1), statement(0, query=None)),
+        statements=(statement(1), statement(0)),
         snapshot=shot,
     )
     return replace(made, **changes)
@@ -138,10 +138,10 @@ def test_what_is_no_number_is_unknown(vault, cache):
 
 
 def test_text_that_postgresql_cannot_keep_loses_no_batch(vault, cache):
-    odd = statement(5, query="select '\0\udc80'")
     made = batch(
         sample(labels={"datname": "a\0b"}, texts={"t": "\udc80"}),
-        statements=(odd,),
+        statements=(statement(5),),
+        texts={5: "select '\0\udc80'"},
         answers=(answer(message="\0"),),
     )
     store.write(vault, made, cache)
@@ -362,3 +362,128 @@ def test_hours_that_had_ended_when_samples_came_are_marked(vault, cache):
     store.write(vault, made, cache)
     row = only(vault, "late_bucket")
     assert row["bucket_at"] == old.replace(minute=0, second=0, microsecond=0)
+
+
+def add_text(conn: psycopg.Connection, query_id: int, last_seen_days: int) -> None:
+    conn.execute(
+        "INSERT INTO monitoring.statement_text (server_hk, query_id, query, last_seen_at)"
+        " VALUES (%s, %s, 'select', now() - make_interval(days => %s))",
+        [datavault.hash_key("shop-1"), query_id, last_seen_days],
+    )
+
+
+# What is gone
+
+
+def statuses(conn: psycopg.Connection) -> dict[tuple[str, str], str]:
+    rows = conn.execute("SELECT family, database_name, state FROM monitoring.family_status")
+    return {(family, database): state for family, database, state in rows}
+
+
+def of_databases(*names: str, at: float = 0, **other: Any) -> Batch:
+    answers = [answer("relations", at=later(at), database=name) for name in names]
+    whole = replace(batch(answers=(answer(at=later(at)), *answers)), collected_at=later(at))
+    return replace(whole, **({"databases": names} | other))
+
+
+def test_databases_that_a_complete_list_no_longer_has_are_waited_for_no_longer(vault, cache):
+    store.write(vault, of_databases("shop", "gone", "a\0b", "it's 100%"), cache)
+    store.write(vault, of_databases("shop", "gone", at=30, databases=None), cache)
+    assert set(statuses(vault).values()) == {"OK"}
+    # It was never known to this process that there was such a database.
+    store.write(vault, of_databases("shop", "a\0b", at=60), SeriesCache())
+    assert statuses(vault) == {
+        ("database", ""): "OK",
+        ("relations", "shop"): "OK",
+        ("relations", "ab"): "OK",
+        ("relations", "gone"): "NOT_APPLICABLE",
+        ("relations", "it's 100%"): "NOT_APPLICABLE",
+    }
+    row = vault.execute(
+        "SELECT message, attempted_at, collected_at FROM monitoring.family_status WHERE database_name = 'gone'"
+    ).fetchone()
+    words = 'There is no database "gone" to connect to any more.'
+    assert row == (words, later(60), later(30))
+
+
+def test_an_older_list_ends_nothing_and_an_empty_one_everything(vault, cache):
+    store.write(vault, of_databases("shop"), cache)
+    store.write(vault, of_databases("other", at=-60), cache)
+    assert statuses(vault)["relations", "shop"] == "OK"
+    store.write(vault, of_databases(at=60), cache)
+    assert statuses(vault)["relations", "shop"] == "NOT_APPLICABLE"
+
+
+def test_a_database_that_comes_back_is_read_again(vault, cache):
+    for at, names in enumerate((("shop",), (), ("shop",))):
+        store.write(vault, of_databases(*names, at=60 * at), cache)
+    assert statuses(vault)["relations", "shop"] == "OK"
+
+
+def test_the_list_of_a_collector_with_an_impossible_clock_ends_nothing(vault, cache):
+    store.write(vault, of_databases("shop"), cache)
+    store.write(vault, of_databases("other", at=3 * 86400), cache)
+    assert statuses(vault)["relations", "shop"] == "OK"
+
+
+def test_families_that_nobody_answers_for_any_more_are_waited_for_no_longer(vault, cache):
+    def write(at: float, absent: frozenset[str], *families: str) -> None:
+        answers = tuple(answer(name, at=later(at)) for name in ("database", *families))
+        made = replace(batch(answers=answers, absent=absent), collected_at=later(at))
+        store.write(vault, made, cache)
+
+    gone = frozenset(["pgbouncer_pools", "pgbouncer_stats"])
+    for at, state in ((0, "OK"), (20, "OK")):
+        write(at, frozenset(), "pgbouncer_pools")
+        assert statuses(vault)["pgbouncer_pools", ""] == state
+        write(at + 10, gone)
+        assert statuses(vault) == {
+            ("database", ""): "OK",
+            ("pgbouncer_pools", ""): "NOT_APPLICABLE",
+        }
+
+
+def test_what_nobody_has_seen_for_long_is_forgotten(vault, cache):
+    store.write(vault, full(), cache)
+    for query_id, days in ((7, 35), (8, 37)):
+        add_text(vault, query_id, days)
+    assert store.forget_gone(vault, NOW + timedelta(days=29)) == 0
+    assert count(vault, "family_status") == 2
+    assert count(vault, "series") == 3
+    assert store.forget_gone(vault, NOW + timedelta(days=31)) == 3
+    assert count(vault, "family_status") == count(vault, "metric_latest") == 0
+    # Their samples are still there.
+    assert count(vault, "series") == 3
+    vault.execute("DELETE FROM monitoring.metric_sample")
+    store.forget_gone(vault, NOW + timedelta(days=31))
+    assert count(vault, "series") == 0
+    assert store.write(vault, full(), cache).stored == 7
+
+
+@pytest.mark.parametrize("table", ["metric_hourly", "metric_daily"])
+def test_a_series_with_a_history_keeps_its_number(vault, cache, table):
+    store.write(vault, batch(sample()), cache)
+    query = psycopg.sql.SQL("INSERT INTO {} SELECT series_id, %s, 1, 60, '{{}}' FROM {}")
+    names = [psycopg.sql.Identifier("monitoring", each) for each in (table, "series")]
+    vault.execute(query.format(*names), [NOW])
+    vault.execute("DELETE FROM monitoring.metric_sample")
+    store.forget_gone(vault, NOW + timedelta(days=31))
+    assert (count(vault, "metric_latest"), count(vault, "series")) == (0, 1)
+
+
+def test_a_text_is_kept_for_as_long_as_its_statement_is_seen(vault, cache):
+    store.write(vault, full(), cache)
+    for query_id, days in ((7, 30), (8, 30)):
+        add_text(vault, query_id, days)
+    store.write(vault, batch(answers=(answer(),), statements=(statement(7),), texts={}), cache)
+    store.forget_gone(vault, NOW + timedelta(days=7))
+    rows = vault.execute("SELECT query_id FROM monitoring.statement_text ORDER BY 1").fetchall()
+    assert rows == [(1,), (7,)]
+
+
+def test_a_collector_goes_on_from_the_servers_clock(vault, cache):
+    clock = {"up": 1.0, "clock_epoch_seconds": 1_790_000_000.25}
+    store.write(vault, batch(replace(availability(), values=clock), sample()), cache)
+    samples, _ = store.latest(vault, "shop-1")
+    assert samples["availability", ()].values == clock
+    assert samples["availability", ()].sampled_at == NOW

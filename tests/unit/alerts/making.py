@@ -35,13 +35,19 @@ def rule(**changes: Any) -> Rule:
     return Rule.model_validate({**given, **changes})
 
 
-def family(name: str = "disk", *metrics: str, tier: Tier = Tier.LIGHT) -> Family:
+def family(
+    name: str = "disk",
+    *metrics: str,
+    tier: Tier = Tier.LIGHT,
+    source: Source = Source.POSTGRES,
+    kind: Kind = Kind.GAUGE,
+) -> Family:
     names = metrics or ("used_percent", "writes")
     made = {
-        each: Metric(each, Kind.GAUGE, "percent", Direction.HIGHER_IS_WORSE, "A number.")
+        each: Metric(each, kind, "percent", Direction.HIGHER_IS_WORSE, "A number.")
         for each in names
     }
-    return Family(name, "A family.", Source.HOST, Level.INSTANCE, tier, 100, made, labels=("path",))
+    return Family(name, "A family.", source, Level.INSTANCE, tier, 100, made, labels=("path",))
 
 
 def series(value: float | None, when: datetime, path: str = "/data", **changes: Any) -> Series:

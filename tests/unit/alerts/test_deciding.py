@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +15,7 @@ from tasks.alerts.models import (
     Alert,
     AlertStatus,
     FamilyStatus,
+    Growth,
     Memory,
     Notify,
     Series,
@@ -25,7 +26,7 @@ from tasks.alerts.models import (
 from tasks.alerts.overrides import Maintenance
 from tasks.alerts.rules import RuleSet
 from tasks.datavault import SYSTEM_TENANT_HK, hash_key
-from tasks.metrics.models import HealthStatus
+from tasks.metrics.models import HealthStatus, Kind, Source
 from tests.unit.alerts.making import at, family, rule, ruleset, series, status, view
 
 QUICK = rule(levels=[{"severity": "HIGH", "threshold": 80, "clear": 75}])
@@ -128,6 +129,57 @@ def test_what_makes_no_sense_any_more_ends():
     vault.evaluate(series(90, at(0)), statuses=[status(at(0))], now=at(1))
     vault.evaluate(series(90, at(0)), statuses=[status(at(20), "NOT_APPLICABLE")], now=at(21))
     assert vault.alerts == {}
+
+
+def test_what_another_host_cannot_see_does_not_end():
+    vault = Vault(ruleset(QUICK, families=[family(source=Source.HOST)]))
+    vault.evaluate(series(90, at(0)), statuses=[status(at(0))], now=at(1))
+    for seconds in (21, 7200):
+        elsewhere = status(at(seconds - 1), "NOT_APPLICABLE")
+        decided = vault.evaluate(series(90, at(0)), statuses=[elsewhere], now=at(seconds))
+    vault.evaluate(statuses=[status(at(7210), "NOT_APPLICABLE")], now=at(7211))
+    assert len(vault.alerts) == 1
+    assert [each.status for each in decided.health] == [HealthStatus.UNKNOWN]
+
+
+def test_a_rule_says_in_its_own_words_that_an_object_is_gone():
+    lag = rule(levels=[{"severity": "HIGH", "threshold": 80}], gone="no longer connected")
+    vault = Vault(ruleset(lag))
+    vault.evaluate(series(90, at(0)), statuses=[status(at(0))], now=at(1))
+    vault.evaluate(series(90, at(0)), statuses=[status(at(20))], now=at(21))
+    assert vault.seen[-1].alert.resolution_notes == "no longer connected"
+
+
+def test_a_rule_looks_at_the_growth_of_its_time():
+    growing = rule(over="10m", levels=[{"severity": "HIGH", "threshold": 80}])
+    rules = ruleset(growing, families=[family(kind=Kind.COUNTER)])
+    span = timedelta(minutes=10)
+    vault = Vault(rules)
+    vault.evaluate(series(90, at(0)), now=at(1))
+    assert vault.seen == []
+    grown = {("used_percent", span): Growth(85, 120)}
+    vault.evaluate(series(0, at(10), grown=grown), now=at(11))
+    assert [each.value for each in vault.seen] == [85]
+    rate = ruleset(
+        growing.model_copy(update={"per_second": True}), families=[family(kind=Kind.COUNTER)]
+    )
+    seen = Vault(rate).evaluate(series(0, at(10), grown=grown), now=at(11))
+    assert seen.health[0].value == 85 / 120
+    nothing = {("used_percent", span): Growth(0, 0)}
+    seen = Vault(rate).evaluate(series(0, at(10), grown=nothing), now=at(11))
+    assert seen.health[0].status is HealthStatus.UNKNOWN
+
+
+def test_a_rule_may_look_at_a_text():
+    vault = Vault(
+        ruleset(
+            rule(where={"kind": "physical"}, levels=[{"severity": "HIGH", "threshold": 80}]),
+            families=[replace(family(), texts=("kind",))],
+        )
+    )
+    logical = series(91, at(0), "/log", texts={"kind": "logical"})
+    vault.evaluate(series(90, at(0), texts={"kind": "physical"}), logical, now=at(1))
+    assert [alert.labels["path"] for alert in vault.alerts.values()] == ["/data"]
 
 
 def test_a_rule_that_was_taken_out_ends_its_alerts():

@@ -21,6 +21,8 @@ def documented(rule: Rule) -> str:
 
 def _lines(rule: Rule) -> Iterator[str]:
     growth = ", growth a second" if rule.per_second else ""
+    if rule.over:
+        growth = f"{growth or ', growth'} over {show_duration(rule.over)}"
     yield f"### {rule.name}\n"
     yield f"{rule.description} `{rule.metric}`{growth}."
     for guard in rule.when:

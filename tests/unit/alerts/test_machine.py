@@ -91,6 +91,29 @@ def test_nobody_knows_what_was_in_a_gap():
     assert pending_since(memory) == at(3600)
 
 
+@pytest.mark.parametrize("every", [60, 300, 660])
+def test_two_readings_far_apart_show_that_it_lasted(every):
+    seen = run(96.0, 96.0, 10.0, 10.0, of=RULE, every=every)
+    assert held(seen) == [None, Severity.CRITICAL, Severity.CRITICAL, None]
+
+
+def test_two_readings_too_far_apart_show_nothing():
+    assert set(held(run(*[96.0] * 5, every=661))) == {None}
+    firing = run(96.0, 96.0, 96.0)[-1]
+    for seconds in (100, 761, 1422):
+        firing = step(RULE, firing, Reading(at(seconds), 10.0), GAP, CONTROL)
+    assert firing.held is Severity.CRITICAL
+
+
+def test_what_is_unknown_between_two_readings_does_not_start_the_count_again():
+    assert held(run(96.0, None, 96.0, every=300)) == [None, None, Severity.CRITICAL]
+
+
+def test_readings_a_little_less_than_ten_seconds_apart_are_enough():
+    assert held(run(96.0, 96.0, 96.0, every=9.999))[-1] is Severity.CRITICAL
+    assert held(run(96.0, 96.0, 96.0, every=9.7))[-1] is None
+
+
 def test_a_gap_while_it_fires_changes_nothing():
     memory = run(*[85.0] * 7)[-1]
     assert step(RULE, memory, Reading(at(3600), 85.0), GAP, CONTROL).held is Severity.HIGH
@@ -223,6 +246,27 @@ def test_inside_the_band_nothing_flips(values, begun):
     before = [85.0] * 7 if begun else [10.0] * 7
     seen = held(run(*before, *values))[7:]
     assert set(seen) == {Severity.HIGH if begun else None}
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([1, 10, 19, 60, 300, 660, 661, 4000]), VALUES), max_size=40)
+)
+def test_an_alert_begins_only_when_readings_show_that_it_lasted(steps):
+    memory, now = Memory(RULE.name, "shop", {}), 0.0
+    run_since: float | None = None
+    last: float | None = None
+    for gap, value in steps:
+        now += gap
+        before, memory = memory, step(RULE, memory, Reading(at(now), value), GAP, CONTROL)
+        if value is None:
+            continue
+        if last is None or now - last > 660:
+            run_since = None
+        run_since = None if value <= 80 else now if run_since is None else run_since
+        last = now
+        if memory.held and not before.held and not memory.is_flapping:
+            assert run_since is not None
+            assert now - run_since >= 20
 
 
 @given(st.lists(VALUES, max_size=80))

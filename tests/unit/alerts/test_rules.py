@@ -71,6 +71,17 @@ def test_a_level_of_the_shipped_rules_can_be_reached_by_its_tier():
             assert lasting == 0 or lasting >= every, f"{each.name} {level.severity}"
 
 
+def test_shipped_rules_on_counters_say_over_which_time():
+    bound = rules.load().bound(catalog.load().families)
+    counters = [
+        each.name
+        for each in bound.rules.values()
+        if each.metric_name in bound.families[each.family].counters
+    ]
+    assert len(counters) >= 6
+    assert [name for name in counters if bound.rules[name].over is None] == []
+
+
 # What people write
 
 
@@ -131,6 +142,34 @@ def test_a_file_that_is_none_is_refused(tmp_path, text):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(Refused, match="cannot be read"):
         rules.load(overrides=tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"over": "10m"}, "over is for counters, and connections.total is none"),
+        ({"metric": "databases.deadlocks", "over": "0s"}, "over is to be longer than 0s"),
+        ({"summary": "{server} in the last {over}"}, "uses over, which connections does not have"),
+    ],
+    ids=str,
+)
+def test_over_is_for_counters(overrides, changes, said):
+    with pytest.raises(Refused, match=said):
+        overrides(rules=[{**RULE, **changes}]).bound(catalog.load().families)
+
+
+@pytest.mark.parametrize(
+    ("over", "shown"),
+    [
+        ("10m", "10 minutes"),
+        ("1d", "day"),
+        ("90s", "90 seconds"),
+        ("2h", "2 hours"),
+        ("1h", "hour"),
+    ],
+)
+def test_a_time_stands_in_a_summary_as_people_say_it(over, shown):
+    assert wording.span(parse_duration(over)) == shown
 
 
 def test_a_rule_on_a_metric_that_does_not_exist_is_refused(overrides):

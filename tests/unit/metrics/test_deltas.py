@@ -225,3 +225,53 @@ def test_the_growths_between_resets_sum_to_the_last_less_the_first(steps, restar
         samples = _read(deltas, at, _row(hits=total))
         grown += samples[0].values.get("hits", 0)
     assert grown == total - steps[0]
+
+
+def _clock(at: datetime, ahead_seconds: float) -> Observation:
+    return Observation({}, {"up": 1, "clock_epoch_seconds": at.timestamp() + ahead_seconds})
+
+
+def _taken_over(stored_ahead: float | None, read_ahead: float | None) -> float | None:
+    """Return the interval over a minute, by wall clocks that the server's is ahead of by so much, where it is known."""
+    hits = Sample("databases", {"name": "shop"}, NOON, {}, raw={"hits": 10}, epoch="e")
+    known = {key_of("databases", {"name": "shop"}): hits}
+    if stored_ahead is not None:
+        values = _clock(NOON, stored_ahead).numbers
+        known[key_of("availability", {})] = Sample("availability", {}, NOON, values)
+    deltas = Deltas(known)
+    if read_ahead is not None:
+        at = NOON + timedelta(minutes=1)
+        seen = (_clock(at, read_ahead),)
+        deltas.note_clock([FamilyAnswer("availability", FamilyState.OK, at, 60, observations=seen)])
+    (sample,) = _read(deltas, 60, _row(hits=16))
+    return sample.interval_seconds
+
+
+def test_the_servers_clock_tells_the_interval_across_two_hosts():
+    assert _taken_over(0, 0) == 60
+    assert _taken_over(7, 7) == 60
+    assert _taken_over(0, 30) == 90
+    assert _taken_over(30, 0) == 30
+    assert _taken_over(90, 0) is None
+
+
+def test_without_the_servers_clock_the_wall_clock_tells_the_interval():
+    assert _taken_over(None, 30) == 60
+    assert _taken_over(30, None) == 60
+
+
+def test_within_a_process_the_servers_clock_does_not_matter():
+    deltas = Deltas(
+        {
+            key_of("availability", {}): Sample(
+                "availability", {}, NOON, {"up": 1, "clock_epoch_seconds": 0}
+            )
+        }
+    )
+    _read(deltas, 0, _row(hits=1))
+    at = NOON + timedelta(minutes=1)
+    deltas.note_clock(
+        [FamilyAnswer("availability", FamilyState.OK, at, 60, observations=(_clock(at, 500),))]
+    )
+    (sample,) = _read(deltas, 60, _row(hits=2))
+    assert sample.interval_seconds == 60

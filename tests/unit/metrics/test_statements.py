@@ -216,3 +216,32 @@ def test_growths_are_never_negative_and_never_more_than_the_server_did(steps):
         assert all(sample.calls >= 0 for sample in samples)
         grown += sum(sample.calls for sample in samples)
     assert grown <= done
+
+
+def test_the_interval_since_a_snapshot_is_set_right_by_what_the_clocks_differ():
+    before = StatementDeltas(None)
+    before.grow(_answer(0, _row(1, calls=9)))
+    after = StatementDeltas(before.snapshot())
+    (sample,) = after.grow(_answer(60, _row(1, calls=12)), 30)
+    assert sample.interval_seconds == 90
+    (sample,) = after.grow(_answer(120, _row(1, calls=13)), 30)
+    assert sample.interval_seconds == 60
+
+
+def test_only_what_changed_is_worth_a_snapshot():
+    deltas, told = StatementDeltas(None), []
+    for at, row in enumerate(
+        [_row(1, calls=9), _row(1, calls=9), _row(1, calls=10), _row(1, calls=10), _row(1, calls=2)]
+    ):
+        deltas.grow(_answer(at, row))
+        told.append(deltas.has_changed)
+    deltas.grow(_answer(5, _row(1, calls=2, start="restarted")))
+    assert [*told, deltas.has_changed] == [True, False, True, False, True, True]
+
+
+def test_after_a_restart_an_equal_snapshot_is_not_written_again():
+    before = StatementDeltas(None)
+    before.grow(_answer(0, _row(1, calls=9)))
+    after = StatementDeltas(before.snapshot())
+    after.grow(_answer(60, _row(1, calls=9)))
+    assert not after.has_changed

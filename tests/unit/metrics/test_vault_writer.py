@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from tasks.errors import Unavailable
@@ -16,12 +16,13 @@ class Vault:
         self.tries = 0
         self.written: list[Batch] = []
 
-    def write(self, batches: Sequence[Batch]) -> None:
+    def write(self, batches: Sequence[Batch]) -> Mapping[str, int]:
         self.tries += 1
         if self.tries == 1:
             message = "The vault is away."
             raise Unavailable(message)
         self.written += batches
+        return {batch.server: 1 for batch in batches if batch.server == "odd"}
 
     def latest(self, server: str) -> None:
         return None
@@ -58,3 +59,19 @@ def test_after_the_vault_was_away_nobody_is_told_of_readings_that_are_long_past(
 
     asyncio.run(run())
     assert told == [(frozenset({"shop"}), 7)]
+
+
+def test_rows_that_the_vault_would_never_take_are_lost_and_counted():
+    vault, buffer = Vault(), BatchBuffer()
+    for server in ("shop", "odd", "odd"):
+        buffer.add(batch(server, 0))
+
+    async def run() -> None:
+        writer = VaultWriter(vault, buffer, None, Pace())
+        await writer.finish()  # the vault is away
+        writer = VaultWriter(vault, buffer, None, Pace())
+        await writer.finish()
+
+    asyncio.run(run())
+    assert len(vault.written) == 3
+    assert (buffer.rows, buffer.lost_of("shop"), buffer.lost_of("odd")) == (0, 0, 1)
