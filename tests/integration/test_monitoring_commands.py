@@ -309,7 +309,7 @@ def test_a_rule_says_why_it_is_or_is_not_firing(installed: Installed):
     assert re.search(r"the server: 0 at [\d:]{8} UTC", firing)
     assert "CRITICAL: firing, until it is no longer = 0 for 20s" in firing
     waiting = installed.said("rules", "connections_used", "--server", BUSY)
-    assert "HIGH: not firing; it needs > 80 for 1m" in waiting
+    assert "HIGH: not firing; it needs > 80 for 30s" in waiting
     (explained,) = installed.json("rules", "connections_used", "--server", BUSY)
     assert explained["rule"] == "connections_used"
     assert "No server named nobody" in installed.refused(

@@ -7,6 +7,7 @@ from psycopg.types.json import Jsonb
 
 from tasks.alerts import baselines, rules
 from tasks.alerts.evaluation import evaluate
+from tasks.alerts.models import Transition
 from tasks.metrics import catalog
 from tests.integration.alerts.readings import Readings
 
@@ -81,10 +82,11 @@ def test_an_alert_says_what_is_usual_when_enough_weeks_are_known(
     shipped = rules.load().bound(catalog.load().families)
     weeks(*[(10.0, 20.0)] * known)
     baselines.compute(vault, NOW)
+    found: list[Transition] = []
     for seconds in range(0, 40, 10):
         moment = NOW + timedelta(seconds=seconds)
         readings.add(METRIC, 99.0, moment)
-        found = evaluate(vault, shipped, moment).transitions
+        found += evaluate(vault, shipped, moment).transitions
     details = found[0].alert.details
     usual = "usually 10-20 at this hour of the week (3 weeks); now 99"
     assert details.get("usually") == (usual if noted else None)
