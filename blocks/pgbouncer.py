@@ -1,11 +1,10 @@
 """A PgBouncer: where its admin console is, and who may look at it."""
 
-import psycopg
 from prefect.blocks.core import Block
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr
 
-from blocks.errors import Refused
+from blocks.conninfo import read_conninfo
 from blocks.postgres import SslMode
 
 _KNOWN = frozenset(["host", "port", "dbname", "user", "password", "sslmode", "sslrootcert"])
@@ -73,18 +72,7 @@ class PgBouncerConsole(Block):
     @classmethod
     def from_conninfo(cls, conninfo: str | SecretStr) -> "PgBouncerConsole":
         """Read a connection string or URL; raises Refused, without repeating it, for one we cannot use."""
-        text = conninfo.get_secret_value() if isinstance(conninfo, SecretStr) else conninfo
-        try:
-            parts = conninfo_to_dict(text)
-        except psycopg.ProgrammingError:
-            msg = "The connection string is not valid. Write it as postgresql://user:password@host:port/pgbouncer."
-            raise Refused(msg) from None
-        if unknown := sorted(parts.keys() - _KNOWN):
-            msg = f"The connection string has parameters that are not supported: {', '.join(unknown)}. Remove them."
-            raise Refused(msg)
-        if not parts.get("host") or not parts.get("user"):
-            msg = "The connection string must name a host and a user. Write it as postgresql://user@host:port/pgbouncer."
-            raise Refused(msg)
+        parts = read_conninfo(conninfo, _KNOWN, "pgbouncer")
         return cls.model_validate({name: parts[name] for name in parts if name != "dbname"})
 
     def conninfo(self) -> SecretStr:

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 import psycopg
 from prefect.blocks.core import Block
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr
 
+from blocks.conninfo import read_conninfo
 from blocks.durable_files import explaining
 from blocks.errors import Refused, Unavailable
 
@@ -155,18 +156,7 @@ class PostgresServer(Block):
     @classmethod
     def from_conninfo(cls, conninfo: str | SecretStr) -> "PostgresServer":
         """Read a connection string or URL; raises Refused, without repeating it, for one we cannot use."""
-        text = conninfo.get_secret_value() if isinstance(conninfo, SecretStr) else conninfo
-        try:
-            parts = conninfo_to_dict(text)
-        except psycopg.ProgrammingError:
-            msg = "The connection string is not valid. Write it as postgresql://user:password@host:port/database."
-            raise Refused(msg) from None
-        if unknown := sorted(parts.keys() - _KNOWN):
-            msg = f"The connection string has parameters that are not supported: {', '.join(unknown)}. Remove them."
-            raise Refused(msg)
-        if not parts.get("host") or not parts.get("user"):
-            msg = "The connection string must name a host and a user. Write it as postgresql://user@host:port/database."
-            raise Refused(msg)
+        parts = read_conninfo(conninfo, _KNOWN, "database")
         return cls.model_validate({_FIELDS.get(name, name): value for name, value in parts.items()})
 
     def conninfo(self, database: str | None = None, *, pooled: bool = False) -> SecretStr:
