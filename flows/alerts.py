@@ -5,6 +5,7 @@ from typing import cast
 from prefect import flow
 from prefect.states import Completed, Failed
 
+from tasks.alerts import loading
 from tasks.alerts import tasks as alerting
 from tasks.alerts.models import Evaluation
 from tasks.errors import OneVaultError
@@ -19,7 +20,7 @@ def evaluate_alerts(servers: list[str] | None = None) -> Evaluation:
     collector is at work: readings that are too old become alerts.
     """
     try:
-        ruleset = alerting.load_rules(metrics.metrics_catalog().families)
+        ruleset = loading.load(metrics.metrics_catalog().families)
         watched = [target.name for target in metrics.ServerList(servers).demand()]
         found = alerting.evaluate(ruleset, watched)
     except OneVaultError as error:

@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from tasks.alerts import loading
 from tasks.alerts import tasks as alerting
 from tasks.errors import OneVaultError
 from tasks.metrics import tasks as work
@@ -66,7 +67,7 @@ def collect_metrics(servers: list[str] | None = None, supervise: bool = False) -
     try:
         targets = work.ServerList(servers).demand()
         names = [target.name for target in targets]
-        ruleset = alerting.load_rules(work.metrics_catalog().families)
+        ruleset = loading.load(work.metrics_catalog().families)
         if supervise:
             alerting.evaluate(ruleset, names)
         with work.leading() as sink:

@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments import tables
+from deployments.monitoring.durations import given_for
 from deployments.monitoring.vault_door import opened_vault
 from tasks.alerts import reading, silences
-from tasks.alerts.models import Silence, parse_duration
+from tasks.alerts.models import Silence
 from tasks.audit import default_actor
 from tasks.errors import Refused
 
@@ -31,7 +32,7 @@ def add(request: Mapping[str, Any]) -> str:
         message = "A silence needs --for (such as 2h) and --comment (why): it ends by itself, and people will ask."
         raise Refused(message)
     now = datetime.now(UTC)
-    ends_at = now + _duration(request["run_for"])
+    ends_at = now + given_for(request["run_for"])
     with opened_vault() as conn:
         made = silences.add(
             conn,
@@ -83,11 +84,3 @@ def show(found: Sequence[Silence]) -> None:
             escape(what), until, escape(each.created_by), escape(each.comment), each.silence_id
         )
     tables.show(table)
-
-
-def _duration(text: str) -> Any:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        message = f"--for: {error}."
-        raise Refused(message) from None

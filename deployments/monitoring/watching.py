@@ -4,9 +4,9 @@ import logging
 import threading
 from collections.abc import Sequence
 
+from deployments.monitoring.durations import given_for
 from deployments.monitoring.vault_door import opened_vault
-from tasks.alerts.models import parse_duration
-from tasks.errors import OneVaultError, Refused, Unavailable
+from tasks.errors import OneVaultError, Unavailable
 from tasks.metrics import sink, store
 
 _PAUSE_SECONDS = 5.0
@@ -20,7 +20,7 @@ def watch(servers: Sequence[str] | None, run_for: str, *, once: bool) -> bool:
     """
     from flows.metrics import watch_servers  # noqa: PLC0415
 
-    seconds = _seconds(run_for)
+    seconds = given_for(run_for).total_seconds()
     _log_to_terminal()
     chosen = None if servers is None else list(servers)
     pause, wait = _PAUSE_SECONDS, threading.Event()
@@ -64,14 +64,6 @@ def _is_led() -> bool:
             return not store.try_lead(conn, sink.FLEET)
     except OneVaultError:  # the flow says it better
         return False
-
-
-def _seconds(text: str) -> float:
-    try:
-        return parse_duration(text).total_seconds()
-    except ValueError as error:
-        message = f"--for: {error}."
-        raise Refused(message) from None
 
 
 def _log_to_terminal() -> None:

@@ -18,13 +18,4 @@ def load(families: Mapping[str, Family], environ: Mapping[str, str] = os.environ
     named = environ.get("ONEVAULT_RULES")
     suppression = load_profile(current_environment(environ)).alert_suppression_minutes
     loaded = rules.load(overrides=Path(named) if named else None, suppression_minutes=suppression)
-    numbers = {
-        f"{f.name}.{name}": each for f in families.values() for name, each in f.metrics.items()
-    }
-    ratios = {
-        f"{f.name}.{name}": each.metric
-        for f in families.values()
-        for name, each in f.derived.items()
-    }
-    rules.check(loaded, numbers | ratios)
     return loaded.bound(families)

@@ -30,11 +30,6 @@ _EVENTS = {
 log = logging.getLogger("onevault.alerts")
 
 
-def load_rules(families: Mapping[str, Family]) -> RuleSet:
-    """Load the rules in force for these families; Refused names everything in them that cannot be used."""
-    return loading.load(families)
-
-
 class AlertWatch:
     """Evaluates rules each time that samples were stored; whatever keeps it from that is said and tried again.
 
@@ -80,7 +75,7 @@ class AlertWatch:
     def _load(self) -> None:
         self._load_at = monotonic() + _AGAIN_SECONDS
         try:
-            self._rules = load_rules(self._families)
+            self._rules = loading.load(self._families)
         except OneVaultError as error:
             self._say(error)
 

@@ -140,7 +140,6 @@ def leading(
     on_superseded: Callable[[], None] = lambda: None, wait_seconds: float = 0.0
 ) -> Iterator[VaultSink | None]:
     """Hold the lead of the fleet for the time of a block; None when another collector keeps it for so long."""
-    prepare_storage()
     identity = Heartbeat(
         FLEET, socket.gethostname(), os.getpid(), datetime.now(UTC), flow_run_id=_flow_run_id()
     )
@@ -158,12 +157,6 @@ def _takes_the_lead(sink: VaultSink, wait_seconds: float) -> bool:
             return False
         waiting.wait(1)
     return True
-
-
-def prepare_storage() -> None:
-    """Make the partitions that samples of today and of the next days go to."""
-    with opening.open_vault() as conn:
-        partitions.ensure(conn, datetime.now(UTC))
 
 
 def living_collector() -> str:
