@@ -5,10 +5,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
 
+import psycopg
 import pytest
 
+from tasks import vault as vaults
 from tasks.private_cluster import PrivateCluster
 from tasks.programs import Installation
+from tasks.schema import migrator
 from tests.clusters import (
     PASSWORD,
     SUPERUSER,
@@ -62,3 +65,26 @@ def other_cluster(installation: Installation, empty_data: Path) -> Iterator[Call
         yield lambda **settings: stack.enter_context(
             running_server(installation, empty_data, **settings)
         )
+
+
+@pytest.fixture(scope="session")
+def vault_template(pg_cluster: Server) -> Database:
+    """A database with the vault's schema, which nobody stays connected to."""
+    made = make_database(pg_cluster, "onevault_vault_template")
+    migrator.migrate(made.conninfo)
+    return made
+
+
+@pytest.fixture
+def migrated(vault_template: Database) -> Iterator[Database]:
+    """A database with the vault's schema."""
+    made = make_database(vault_template.server, f"vault_{token_hex(4)}", vault_template.name)
+    yield made
+    drop_database(made)
+
+
+@pytest.fixture
+def vault(migrated: Database) -> Iterator[psycopg.Connection]:
+    """A connection to it, as the product makes it."""
+    with vaults.connect(migrated.conninfo) as conn:
+        yield conn

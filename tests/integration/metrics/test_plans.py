@@ -54,9 +54,9 @@ FROM generate_series(1, 5000) AS n;
 
 
 @pytest.fixture(scope="module")
-def filled(metrics_vault_template) -> Iterator[psycopg.Connection]:
+def filled(vault_template) -> Iterator[psycopg.Connection]:
     """A vault with five days of samples of two servers, and the latest ones of many."""
-    template = metrics_vault_template
+    template = vault_template
     made = make_database(template.server, f"vault_{token_hex(4)}", template.name)
     with vaults.connect(made.conninfo) as conn:
         partitions.ensure(conn, NOW - timedelta(days=DAYS))
